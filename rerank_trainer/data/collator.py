@@ -1,0 +1,97 @@
+"""The collator: groups to one batch of flat token rows, labels and mask. It runs in the data workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from rerank_trainer.data.templates import PairTemplate, Row
+
+LABEL_PADDING = -100.0  # what Transformers pads with when it joins batches of unlike width
+
+
+class TokenRows(TypedDict, total=False):
+    """The token rows of a batch, laid end to end.
+
+    Attributes:
+        input_ids: Token ids, ``(num_tokens,)``.
+        token_type_ids: Segment ids, ``(num_tokens,)``; absent for tokenizers without segments.
+        lengths: Tokens of each row, ``(num_rows,)``.
+        prefix_lengths: Leading tokens before the passage, ``(num_rows,)``.
+        cells: Which (group, passage) each row fills, ``(num_rows, 2)``.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    lengths: Tensor
+    prefix_lengths: Tensor
+    cells: Tensor
+
+
+def lay_rows(rows: Sequence[Row], cells: Sequence[tuple[int, int]]) -> TokenRows:
+    """The rows laid end to end, with the cell of each.
+
+    >>> rows = lay_rows([Row([5, 6, 7], None, 1), Row([5, 8], None, 1)], [(0, 0), (0, 1)])
+    >>> rows["input_ids"].tolist(), rows["lengths"].tolist()
+    ([5, 6, 7, 5, 8], [3, 2])
+    """
+    laid = TokenRows(
+        input_ids=torch.tensor([token for row in rows for token in row.input_ids], dtype=torch.long),
+        lengths=torch.tensor([len(row.input_ids) for row in rows], dtype=torch.long),
+        prefix_lengths=torch.tensor([row.prefix_length for row in rows], dtype=torch.long),
+        cells=torch.tensor(cells, dtype=torch.long).reshape(-1, 2),
+    )
+    if rows and rows[0].token_type_ids is not None:
+        laid["token_type_ids"] = torch.tensor([kind for row in rows for kind in row.token_type_ids or ()])
+    return laid
+
+
+class RerankCollator:
+    """Makes a batch of B groups, the longest of K passages.
+
+    The batch holds, first those that Transformers looks at:
+
+    * ``labels``: ``(B, K)`` float32, -100 at padding; 0 where a group has no labels.
+    * ``mask``: ``(B, K)`` bool, True = a passage.
+    * ``weights``: ``(B,)`` float32, how much each group counts.
+    * ``row``: ``(B,)``, the groups' indices in the data set.
+    * ``teacher_scores``: ``(B, K)`` float32, 0 at padding; only when the groups have them.
+    * ``missed_gains``: ``(B, M)`` float32, -100 at padding; only in evaluation.
+    * ``student``: the :class:`TokenRows` of all pairs.
+
+    Args:
+        template: How a pair becomes token ids.
+    """
+
+    def __init__(self, template: PairTemplate) -> None:
+        self.template = template
+
+    def __call__(self, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        sizes = [len(group["passages"]) for group in groups]
+        encoded = self.template.encode([(group["query"], group["passages"]) for group in groups])
+        batch: dict[str, Any] = {
+            "labels": _padded([group.get("labels") or [0.0] * len(group["passages"]) for group in groups]),
+            "mask": torch.arange(max(1, *sizes)) < torch.tensor(sizes)[:, None],
+            "weights": torch.tensor([_or_one(group.get("weight")) for group in groups]),
+            "row": torch.tensor([group["row"] for group in groups]),
+        }
+        if "teacher_scores" in groups[0]:
+            batch["teacher_scores"] = _padded([group["teacher_scores"] for group in groups], fill=0.0)
+        if "missed_gains" in groups[0]:
+            batch["missed_gains"] = _padded([group["missed_gains"] for group in groups])
+        cells = [(group, passage) for group, rows in enumerate(encoded) for passage in range(len(rows))]
+        return {**batch, "student": lay_rows([row for rows in encoded for row in rows], cells)}
+
+
+def _padded(rows: Sequence[Sequence[float]], fill: float = LABEL_PADDING) -> Tensor:
+    padded = torch.full((len(rows), max(1, *map(len, rows))), fill)
+    for values, row in zip(padded, rows, strict=True):
+        values[: len(row)] = torch.tensor(row, dtype=torch.float32)
+    return padded
+
+
+def _or_one(weight: float | None) -> float:
+    return 1.0 if weight is None else weight

@@ -1,0 +1,391 @@
+"""TREC: runs and qrels in and out, and the groups of a BEIR folder.
+
+A run is a first-stage result: for each query its passages with their scores, best first. Qrels are judged relevance:
+for each query its judged passages with an integer grade, where 1 or more is relevant. In a group grades become
+``labels``, which are floats, and a passage that nobody judged has label 0.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.fingerprint import Hasher
+
+from rerank_trainer.data.columns import group_features
+from rerank_trainer.data.first_stage import bm25_run
+
+logger = logging.getLogger(__name__)
+
+Run = dict[str, list[tuple[str, float]]]
+Qrels = dict[str, dict[str, int]]
+
+_COLUMNS = ("query", "query_id", "passages", "passage_ids", "labels", "missed_gains")
+_BEIR_HEADER = ["query-id", "corpus-id", "score"]
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """The run of a TREC file: for each query its (passage id, score) pairs, best first.
+
+    A line has six columns: query id, ``Q0``, passage id, rank, score, tag. As in trec_eval the score decides; equal
+    scores keep the order of their ranks, and equal ranks that of their lines.
+
+    Args:
+        path: The file. Empty lines are skipped.
+
+    Raises:
+        ValueError: A line has not six columns, its rank is no integer or its score no finite number, or it names a
+            passage of its query for the second time. The message names file and line.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "bm25.trec"
+    >>> _ = path.write_text("q1 Q0 p7 2 3.5 bm25\\nq1 Q0 p2 1 4.25 bm25\\n")
+    >>> read_run(path)
+    {'q1': [('p2', 4.25), ('p7', 3.5)]}
+    """
+    found: dict[str, dict[str, tuple[float, int]]] = {}
+    for number, line in _lines(path):
+        columns = line.split()
+        if len(columns) != 6:
+            raise ValueError(
+                f"{path}:{number}: expected the six columns query-id Q0 passage-id rank score tag, "
+                f"found {len(columns)} in {line!r}"
+            )
+        query_id, _, passage_id, rank, score, _ = columns
+        of_query = found.setdefault(query_id, {})
+        if passage_id in of_query:
+            raise ValueError(
+                f"{path}:{number}: query {query_id!r} has passage {passage_id!r} for the second time. "
+                "Keep one of the two lines."
+            )
+        of_query[passage_id] = (_score(score, path, number), _integer(rank, "rank", path, number))
+    return {query_id: _best_first(of_query) for query_id, of_query in found.items()}
+
+
+def write_run(path: str | os.PathLike[str], run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
+    """Write a run as a TREC file, each query's passages by falling score; ranks count from 1, ties keep their order.
+
+    Args:
+        path: The file, which is replaced.
+        run: For each query its (passage id, score) pairs.
+        tag: What the run is called, the last column.
+
+    Raises:
+        ValueError: A score is not finite, an id or the tag is empty or has white space in it, or a query has a passage
+            twice; nothing is written then.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("r") as file:
+    ...     write_run(file.name, {"q1": [("p7", 3.5), ("p2", 4.25)]}, tag="mine")
+    ...     print(file.read(), end="")
+    q1 Q0 p2 1 4.25 mine
+    q1 Q0 p7 2 3.5 mine
+    """
+    lines = []
+    for query_id, passages in run.items():
+        ranked = sorted(passages, key=lambda passage: -passage[1])
+        if len({passage_id for passage_id, _ in passages}) < len(passages):
+            raise ValueError(f"query {query_id!r}: expected each passage once, found {[p for p, _ in passages]}")
+        for rank, (passage_id, score) in enumerate(ranked, start=1):
+            if not math.isfinite(score):
+                raise ValueError(f"query {query_id!r}, passage {passage_id!r}: expected a finite score, found {score}")
+            for word in (query_id, passage_id, tag):
+                if len(word.split()) != 1:
+                    raise ValueError(f"expected an id or tag without white space, found {word!r}")
+            lines.append(f"{query_id} Q0 {passage_id} {rank} {float(score)!r} {tag}\n")
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def read_qrels(path: str | os.PathLike[str]) -> Qrels:
+    """The qrels of a file: for each query its judged passages with their grades, integers.
+
+    Either the four columns of TREC (query id, iteration, passage id, grade), split by white space, or the three of
+    BEIR (query id, passage id, grade), split by tabs under the header ``query-id corpus-id score``.
+
+    Args:
+        path: The file. Empty lines are skipped.
+
+    Raises:
+        ValueError: A line has another number of columns, its grade is no integer, or it gives a passage a second,
+            different grade for the same query. The message names file and line.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w") as file:
+    ...     print("q1 0 p2 2", "q1 0 p5 0", sep="\\n", file=file, flush=True)
+    ...     read_qrels(file.name)
+    {'q1': {'p2': 2, 'p5': 0}}
+    """
+    qrels: Qrels = {}
+    for number, query_id, passage_id, grade in _qrels_lines(path):
+        known = qrels.setdefault(query_id, {}).setdefault(passage_id, grade)
+        if known != grade:
+            raise ValueError(
+                f"{path}:{number}: query {query_id!r} has passage {passage_id!r} for the second time, with grade "
+                f"{grade} instead of {known}. Keep one of the two lines."
+            )
+    return qrels
+
+
+def load_beir(
+    folder: str | os.PathLike[str],
+    split: str,
+    *,
+    run: str | os.PathLike[str] | None = None,
+    depth: int = 100,
+    add_positives: bool | None = None,
+    num_queries: int | None = None,
+    seed: int = 0,
+) -> datasets.Dataset:
+    """Groups of the judged queries of a BEIR folder: the candidates of a first stage with their grades as labels.
+
+    The passages of a group are those of the run, in its order; the text of a passage is its title and its text with a
+    space between. Labels are the grades as floats, 0 for passages that nobody judged and for negative grades. Groups
+    are kept in memory.
+
+    Args:
+        folder: Has ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``.
+        split: Which qrels.
+        run: A TREC run. Default: BM25 over the whole corpus, see :func:`rerank_trainer.data.first_stage.bm25_run`.
+        depth: How many passages of the run a group gets at most.
+        add_positives: Whether relevant passages that are not among those join the group, at its end (training); or stay
+            out, their grades in ``missed_gains``, so that metrics count what the first stage missed (evaluation).
+            Default: True for the split ``"train"``, False for any other.
+        num_queries: Take a random sample of so many queries, or all where there are not more.
+        seed: Decides the sample.
+
+    Returns:
+        Groups with the columns ``query``, ``query_id``, ``passages``, ``passage_ids``, ``labels`` and ``missed_gains``,
+        in the order of the qrels. A query without candidates is a group without passages; if nothing relevant is known
+        about it either, it is left out, and a log line says how many are.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: A line of a file cannot be read; the qrels or the run name a passage, or the qrels a query, that is
+            absent; a text that is needed is empty; or run and qrels share no query.
+    """
+    paths = _beir_paths(Path(folder), split, run)
+    for name, count in (("depth", depth), ("num_queries", num_queries)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be 1 or more, found {count}")
+    add_positives = split == "train" if add_positives is None else add_positives
+
+    qrels = _sampled(read_qrels(paths["qrels"]), num_queries, seed, paths["qrels"])
+    queries = _read_texts(paths["queries"], qrels)
+    _check_known(qrels, queries, "query", paths["qrels"], 0, paths["queries"])
+    if run is None:
+        passages = _read_texts(paths["corpus"], None)
+        candidates = bm25_run(passages, {query_id: queries[query_id] for query_id in qrels}, depth=depth)
+    else:
+        candidates = _read_candidates(paths["run"], qrels, depth, paths["qrels"])
+        passages = _read_texts(paths["corpus"], _passage_ids(candidates) | _passage_ids(qrels))
+        _check_known(_passage_ids(candidates), passages, "passage", paths["run"], 2, paths["corpus"])
+    _check_known(_passage_ids(qrels), passages, "passage", paths["qrels"], -2, paths["corpus"])
+
+    rows = [_row(query_id, qrels[query_id], candidates.get(query_id, []), add_positives) for query_id in qrels]
+    kept = [row for row in rows if row["passage_ids"] or row["missed_gains"]]
+    first_stage = "BM25" if run is None else f"the run {paths['run']}"
+    _log(kept, qrels, f"top {depth} of {first_stage} for {paths['qrels']}", add_positives=add_positives)
+    if not kept:
+        raise ValueError(f"{paths['qrels']}: expected a query with candidates or with a relevant passage, found none")
+    return _with_texts(kept, queries, passages, paths)
+
+
+def _beir_paths(folder: Path, split: str, run: str | os.PathLike[str] | None) -> dict[str, Path]:
+    paths = {
+        "corpus": folder / "corpus.jsonl",
+        "queries": folder / "queries.jsonl",
+        "qrels": folder / "qrels" / f"{split}.tsv",
+        **({} if run is None else {"run": Path(run)}),
+    }
+    missing = [str(path) for path in paths.values() if not path.is_file()]
+    if missing:
+        splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
+        raise FileNotFoundError(f"these files are not there: {', '.join(missing)}. The folder has qrels for {splits}.")
+    return paths
+
+
+def _sampled(qrels: Qrels, num_queries: int | None, seed: int, path: Path) -> Qrels:
+    if not qrels:
+        raise ValueError(f"{path}: expected judged queries, found none")
+    if num_queries is None or num_queries >= len(qrels):
+        return qrels
+    chosen = set(random.Random(seed).sample(list(qrels), num_queries))
+    return {query_id: grades for query_id, grades in qrels.items() if query_id in chosen}
+
+
+def _read_candidates(path: Path, qrels: Qrels, depth: int, qrels_path: Path) -> Run:
+    run = read_run(path)
+    candidates = {query_id: passages[:depth] for query_id, passages in run.items() if query_id in qrels}
+    if not candidates:
+        raise ValueError(
+            f"{path} and {qrels_path} share no query: the run has {next(iter(run), None)!r} and {len(run)} in all, the "
+            f"qrels have {next(iter(qrels))!r} and {len(qrels)} in all. Give the run of the same split."
+        )
+    return candidates
+
+
+def _row(
+    query_id: str, grades: Mapping[str, int], candidates: Sequence[tuple[str, float]], add_positives: bool
+) -> dict[str, Any]:
+    passage_ids = [passage_id for passage_id, _ in candidates]
+    known = set(passage_ids)
+    missed = [passage_id for passage_id, grade in grades.items() if grade > 0 and passage_id not in known]
+    if add_positives:
+        passage_ids, missed = passage_ids + missed, []
+    return {
+        "query_id": query_id,
+        "passage_ids": passage_ids,
+        "labels": [float(max(grades.get(passage_id, 0), 0)) for passage_id in passage_ids],
+        "missed_gains": [float(grades[passage_id]) for passage_id in missed],
+    }
+
+
+def _with_texts(
+    rows: list[dict[str, Any]], queries: Mapping[str, str], passages: Mapping[str, str], paths: Mapping[str, Path]
+) -> datasets.Dataset:
+    for row in rows:
+        if not queries[row["query_id"]]:
+            raise ValueError(
+                f"{paths['queries']}: query {row['query_id']!r} has no text. Fill it in or remove it from the qrels."
+            )
+        for passage_id in row["passage_ids"]:
+            if not passages[passage_id]:
+                raise ValueError(
+                    f"{paths['corpus']}: passage {passage_id!r}, a candidate of query {row['query_id']!r}, has neither "
+                    "title nor text. Fill it in, or remove it from the corpus, the run and the qrels."
+                )
+    features = group_features(_COLUMNS)
+    of_ids = datasets.Features({name: features[name] for name in rows[0]})
+    groups = datasets.Dataset.from_list(rows, features=of_ids)
+    corpus = paths["corpus"].stat()
+
+    def fill(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {
+            "query": [queries[query_id] for query_id in batch["query_id"]],
+            "passages": [[passages[passage_id] for passage_id in passage_ids] for passage_ids in batch["passage_ids"]],
+        }
+
+    # The texts are too large to hash, which `map` would do without a fingerprint.
+    return groups.map(
+        fill,
+        batched=True,
+        batch_size=100,
+        features=features,
+        new_fingerprint=Hasher.hash([groups._fingerprint, str(paths["corpus"]), corpus.st_size, corpus.st_mtime_ns]),
+        desc="Making groups",
+    ).select_columns(list(features))
+
+
+def _log(rows: list[dict[str, Any]], qrels: Qrels, candidates: str, *, add_positives: bool) -> None:
+    grades = [grade for of_query in qrels.values() for grade in of_query.values()]
+    missed = sum(len(row["missed_gains"]) for row in rows)
+    logger.info(
+        "%d groups of the %s; %d relevant passages, of which %s (add_positives=%s); %d groups without passages; left "
+        "out: %d queries that have neither candidates nor a relevant passage; label 0 for %d negative grades",
+        len(rows),
+        candidates,
+        sum(grade > 0 for grade in grades),
+        "those not among the candidates joined them" if add_positives else f"{missed} are not among the candidates",
+        add_positives,
+        sum(not row["passage_ids"] for row in rows),
+        len(qrels) - len(rows),
+        sum(grade < 0 for grade in grades),
+    )
+
+
+def _passage_ids(of_queries: Mapping[str, Any]) -> set[str]:
+    """The passages that qrels or a run name."""
+    entries = (entry for of_query in of_queries.values() for entry in of_query)
+    return {entry if isinstance(entry, str) else entry[0] for entry in entries}
+
+
+def _check_known(ids: Iterable[str], known: Container[str], what: str, path: Path, column: int, source: Path) -> None:
+    """Raise for ids that are absent, with the first line of ``path`` that names one in that column."""
+    absent = {name for name in ids if name not in known}
+    if absent:
+        named = ((number, _split(line)[column]) for number, line in _lines(path))
+        number, name = next((number, name) for number, name in named if name in absent)
+        raise ValueError(
+            f"{path}:{number}: {what} {name!r} is not in {source} ({len(absent)} such in all). "
+            f"Add it there, or remove the lines that name it."
+        )
+
+
+def _read_texts(path: Path, wanted: Container[str] | None) -> dict[str, str]:
+    """Id to text, with the title before it where there is one, of the rows that are wanted (None: all)."""
+    texts: dict[str, str] = {}
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: expected one JSON object, found {line[:80]!r}: {error}") from error
+        name, title, text = (row.get(key) for key in ("_id", "title", "text")) if isinstance(row, dict) else [None] * 3
+        if not isinstance(name, str | int) or not isinstance(title, str | None) or not isinstance(text, str):
+            raise ValueError(
+                f"{path}:{number}: expected a JSON object with _id and text, and optionally title, found {line[:80]!r}"
+            )
+        if wanted is None or str(name) in wanted:
+            if str(name) in texts:
+                raise ValueError(f"{path}:{number}: found _id {name!r} for the second time. Keep one of the two lines.")
+            texts[str(name)] = f"{title or ''} {text}".strip()
+    return texts
+
+
+def _qrels_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, int]]:
+    is_beir = False
+    for index, (number, line) in enumerate(_lines(path)):
+        columns = _split(line)
+        if index == 0 and columns == _BEIR_HEADER:
+            is_beir = True
+            continue
+        if len(columns) != (3 if is_beir else 4):
+            wanted = "three columns query-id corpus-id score" if is_beir else "four columns query-id 0 passage-id grade"
+            raise ValueError(
+                f"{path}:{number}: expected the {wanted}, found {len(columns)} in {line!r}. "
+                "Files with three columns start with the header query-id, corpus-id, score, split by tabs."
+            )
+        yield number, columns[0], columns[-2], _integer(columns[-1], "grade", path, number)
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, line.rstrip("\r\n")
+
+
+def _split(line: str) -> list[str]:
+    """BEIR splits by tabs, so that an id may have spaces in it; TREC by any white space."""
+    tabbed = line.split("\t")
+    return tabbed if len(tabbed) == len(_BEIR_HEADER) else line.split()
+
+
+def _best_first(of_query: Mapping[str, tuple[float, int]]) -> list[tuple[str, float]]:
+    ranked = sorted(of_query.items(), key=lambda entry: (-entry[1][0], entry[1][1]))
+    return [(passage_id, score) for passage_id, (score, _) in ranked]
+
+
+def _score(text: str, path: str | os.PathLike[str], number: int) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise ValueError(f"{path}:{number}: expected a finite number as score, found {text!r}. Correct the line.")
+    return score
+
+
+def _integer(text: str, what: str, path: str | os.PathLike[str], number: int) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}:{number}: expected an integer as {what}, found {text!r}. Correct the line."
+        ) from error

@@ -1,0 +1,45 @@
+"""Losses: pure functions of scores and labels, one value a group.
+
+All are called alike, and what is said here holds for each of them (``tests/losses/test_properties.py`` checks it)::
+
+    values = loss_fn(scores, labels, mask=mask, temperature=1.0)   # (batch_size,)
+    counted = loss_fn.counts(labels, mask)                         # (batch_size,) bool
+
+* **Shapes.** ``scores``, ``labels`` and ``mask`` are ``(batch_size, group_size)``: a row is a group, the passages of
+  one query. Other shapes are refused with a ``ValueError`` and never broadcast.
+* **Scores** are a model's outputs, unbounded; higher is more relevant. **Labels** are the given relevance, 0 or more;
+  for distillation the teacher's scores go in their place, and may be negative.
+* **Mask.** True = real. A masked passage counts as absent: whatever its cells hold, -100 and NaN included, reaches
+  neither the value nor the gradient. The order of the passages does not matter.
+* **Temperature** divides the scores and does nothing else.
+* **Which groups count.** A loss is defined on some groups only: a contrastive loss has nothing to say about a group
+  without a positive. ``counts`` tells them from labels and mask alone. All others get exactly 0, in the value and in
+  the gradient, never NaN. No loss divides by ``batch_size``: whoever sums the values divides by the number that count.
+* **Precision.** Half precision and integers are computed and returned in float32; float64 stays float64.
+  Cross-entropies are in nats.
+* **Labels of real passages are finite, and not above** ``loss_fn.max_label`` where that is not None. The losses do not
+  look, because reading a value from an accelerator stalls it: check data where it enters. A NaN among the scores of
+  a group that counts makes its value NaN.
+
+A loss that a configuration names is looked up in ``LOSSES``. To add one, write its formula under
+:func:`rerank_trainer.losses.reduction.defined_where`, add it here, and give it a row in the table of properties.
+"""
+
+from __future__ import annotations
+
+from rerank_trainer.losses.distillation import kl
+from rerank_trainer.losses.listwise import infonce
+from rerank_trainer.losses.pairwise import margin_mse, ranknet
+from rerank_trainer.losses.pointwise import bce, mse
+from rerank_trainer.losses.reduction import LossFn
+
+__all__ = ["LOSSES", "LossFn", "bce", "infonce", "kl", "margin_mse", "mse", "ranknet"]
+
+LOSSES: dict[str, LossFn] = {
+    "bce": bce,
+    "infonce": infonce,
+    "kl": kl,
+    "margin_mse": margin_mse,
+    "mse": mse,
+    "ranknet": ranknet,
+}

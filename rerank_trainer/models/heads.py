@@ -1,0 +1,63 @@
+"""Heads: how a backbone's forward on one micro-batch becomes one score a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Head(Protocol):
+    """Runs the forward on padded inputs and returns float32 scores, ``(num_rows,)``, higher is more relevant."""
+
+    def __call__(self, forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor: ...
+
+
+class LogitHead:
+    """The one logit of a sequence classification model."""
+
+    def __call__(self, forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        return forward(**inputs).logits[:, 0].float()
+
+
+def fold_two_logits(model: nn.Module) -> None:
+    """Replace a classifier's two logits by their difference, second minus first, in place.
+
+    The softmax of two logits gives the second class the probability sigmoid(second - first), so the one logit orders
+    passages, and is calibrated, as the pair was.
+
+    Args:
+        model: A sequence classification model of two labels: (not relevant, relevant).
+
+    Raises:
+        ValueError: If the model does not end in exactly one linear layer with two outputs.
+    """
+    name, last = _last_linear(model, num_outputs=2)
+    one = nn.Linear(last.in_features, 1, bias=last.bias is not None, device=last.weight.device, dtype=last.weight.dtype)
+    with torch.no_grad():
+        one.weight.copy_(last.weight[1:] - last.weight[:1])
+        if last.bias is not None:
+            one.bias.copy_(last.bias[1:] - last.bias[:1])
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, one)
+    model.num_labels = 1  # type: ignore[assignment]
+    model.config.num_labels = 1  # type: ignore[union-attr]
+
+
+def _last_linear(model: nn.Module, num_outputs: int) -> tuple[str, nn.Linear]:
+    backbone = getattr(model, "base_model_prefix", "")
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == num_outputs
+        and not (backbone and name.startswith(f"{backbone}."))
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"expected one linear layer with {num_outputs} outputs at the end of {type(model).__name__}, found "
+            f"{[name for name, _ in found]}. Load a checkpoint with num_labels=1 instead."
+        )
+    return found[0]

@@ -1,0 +1,167 @@
+"""Loading: a checkpoint's model and tokenizer, made ready to score pairs with one logit."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import cached_file
+
+from rerank_trainer.models.heads import fold_two_logits
+
+logger = logging.getLogger(__name__)
+
+# Rows of a student with a new head are cut here unless asked otherwise; published rerankers train at 256 to 512.
+DEFAULT_MAX_LENGTH = 512
+
+
+def load_model(
+    name: str, *, keep_layers: int | list[int] | None = None, trust_remote_code: bool = False, **model_kwargs: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """A sequence classification model with one logit, and the names of its freshly initialised parameters.
+
+    Args:
+        name: Hub id or folder.
+        keep_layers: Keep only these layers of the backbone: a count from the first, or their numbers.
+        trust_remote_code: Whether code from the checkpoint may run.
+        **model_kwargs: Passed on to ``AutoModelForSequenceClassification.from_pretrained`` (dtype, revision, token...).
+
+    Raises:
+        ValueError: If the checkpoint classifies into more than two labels, or is a chain of several modules.
+    """
+    # what AutoConfig also needs; the rest belongs to the weights
+    hub = {key: model_kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in model_kwargs}
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
+    num_labels = config.num_labels if has_head else 1
+    if num_labels > 2:
+        raise ValueError(
+            f"{name} classifies into {num_labels} labels {list(config.id2label.values())}; a reranker has one logit, or "
+            "two (not relevant, relevant). Choose a reranker, or the backbone under this model."
+        )
+    _refuse_module_chain(name, hub)
+    model_kwargs.setdefault("use_safetensors", True)
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **model_kwargs
+    )
+    if num_labels == 2:
+        labels = list(config.id2label.values())
+        fold_two_logits(model)
+        logger.info("%s has two logits %s: the score is the second minus the first", name, labels)
+    if keep_layers is not None:
+        keep_backbone_layers(model, keep_layers)
+    fresh = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    if fresh:
+        logger.info("%s has no trained score head: freshly initialised %s", name, fresh)
+    model.config.problem_type = None
+    return model, fresh
+
+
+def load_tokenizer(name: str, *, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, cutting and padding at the right."""
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
+    tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make model and tokenizer agree on the pad token, and pad on the right.
+
+    A decoder's score is read at the last token that is not padding: with a wrong pad token it would silently be read
+    elsewhere. A tokenizer without a pad token takes its end-of-text token.
+
+    Raises:
+        ValueError: If the tokenizer has neither a pad token nor an end-of-text token.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no pad token (pad_token=None) and no end-of-text token to take its "
+                "place. Set one: tokenizer.pad_token = '...', a token of its vocabulary that no text contains."
+            )
+        logger.info("the tokenizer has no pad token: taking its end-of-text token %r", tokenizer.eos_token)
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    model.config.pad_token_id = tokenizer.pad_token_id
+    text_config = model.config.get_text_config()
+    text_config.pad_token_id = tokenizer.pad_token_id
+
+
+def default_max_length(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, has_fresh_head: bool) -> int:
+    """Tokens of a row: what tokenizer and model allow, and not more than 512 for a student with a fresh head."""
+    limits = [tokenizer.model_max_length]
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if positions:
+        # RoBERTa and its kin count positions from pad_token_id + 1
+        offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+        limits.append(positions - offset)
+    if has_fresh_head or min(limits) > 1_000_000:
+        limits.append(DEFAULT_MAX_LENGTH)
+    return min(limits)
+
+
+def keep_backbone_layers(model: PreTrainedModel, layers: int | list[int]) -> None:
+    """Cut the backbone to some of its layers, in place; vocabulary and head stay.
+
+    Args:
+        model: A model whose layers are one ``nn.ModuleList`` of ``config.num_hidden_layers`` modules.
+        layers: A count from the first layer, or the layers' numbers in ascending order, from 0.
+
+    Raises:
+        ValueError: If a layer does not exist or the model's layers are not found.
+    """
+    total = model.config.num_hidden_layers
+    chosen = list(range(layers)) if isinstance(layers, int) else list(layers)
+    if not chosen or sorted(set(chosen)) != chosen or chosen[0] < 0 or chosen[-1] >= total:
+        raise ValueError(f"keep_layers={layers!r}: expected numbers from 0 to {total - 1} in ascending order, or a count")
+    stacks = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == total
+    ]
+    if len(stacks) != 1:
+        raise ValueError(f"keep_layers={layers!r}: {type(model).__name__} has {len(stacks)} stacks of {total} layers")
+    name, stack = stacks[0]
+    parent, _, child = name.rpartition(".")
+    kept = nn.ModuleList([stack[i] for i in chosen])
+    for number, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):  # decoders find their place in the cache by it
+                module.layer_idx = number
+    setattr(model.get_submodule(parent), child, kept)
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[i] for i in chosen]
+    model.config.num_hidden_layers = len(chosen)
+
+
+def _refuse_module_chain(name: str, hub: dict[str, Any]) -> None:
+    """Refuse a sentence-transformers cross-encoder whose score is made by modules behind the transformer."""
+    paths = {
+        file: cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
+        for file in ("modules.json", "config_sentence_transformers.json")
+    }
+    if not all(paths.values()):
+        return
+    modules, settings = (json.loads(Path(path).read_text()) for path in paths.values() if path)
+    if settings.get("model_type") == "CrossEncoder" and len(modules) > 1:
+        raise ValueError(
+            f"{name} is a chain of the modules {[module['type'].rsplit('.', 1)[-1] for module in modules]}; only "
+            "cross-encoders with a sequence classification head load. Use its sequence classification export."
+        )
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The floating point type of the model's parameters."""
+    return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())

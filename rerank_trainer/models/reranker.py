@@ -1,0 +1,222 @@
+"""The reranker: a model with its tokenizer, template and head, that scores pairs and ranks passages."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rerank_trainer.data.collator import lay_rows
+from rerank_trainer.data.templates import PairTemplate, Row
+from rerank_trainer.models.checkpoint import mark_config, write_loader_files
+from rerank_trainer.models.heads import Head, LogitHead
+from rerank_trainer.models.loading import default_max_length, load_model, load_tokenizer, set_padding
+from rerank_trainer.models.scoring import RowScorer
+
+logger = logging.getLogger(__name__)
+
+
+class RankedPassage(TypedDict):
+    """One entry of a ranking: the passage's place in the list given, its score and its text."""
+
+    corpus_id: int
+    score: float
+    text: str
+
+
+class Reranker:
+    """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
+
+    Args:
+        model: A sequence classification model with one logit.
+        tokenizer: Its tokenizer.
+        max_length: Tokens of a row; by default what tokenizer and model allow.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; by default three quarters of a row.
+        fresh_parameters: Names of the parameters that no checkpoint has trained.
+
+    Raises:
+        ValueError: If the model has not exactly one logit, or the tokenizer no pad token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        fresh_parameters: Sequence[str] = (),
+    ) -> None:
+        if model.config.num_labels != 1:
+            raise ValueError(
+                f"{type(model).__name__} has num_labels={model.config.num_labels}; a reranker has one logit. Load it "
+                "with Reranker.from_pretrained, or with num_labels=1."
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.fresh_parameters = tuple(fresh_parameters)
+        set_padding(model, tokenizer)
+        model.config.use_cache = False  # nothing is generated
+        if max_length is None:
+            max_length = default_max_length(tokenizer, model.config, has_fresh_head=bool(fresh_parameters))
+        tokenizer.model_max_length = max_length
+        self.head: Head = LogitHead()
+        self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
+        mark_config(model.config, query_max_length=query_max_length)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        keep_layers: int | list[int] | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        revision: str | None = None,
+        token: str | None = None,
+        trust_remote_code: bool = False,
+        **model_kwargs: Any,
+    ) -> Reranker:
+        """A reranker from a Hub id or folder: a cross-encoder of one or two logits, or a backbone with a fresh head.
+
+        Args:
+            name: Hub id or folder.
+            max_length: Tokens of a row; by default what the checkpoint allows, 512 for a fresh head.
+            query_max_length: Tokens that a query keeps in a pair that does not fit.
+            keep_layers: Keep only these layers: a count from the first, or their numbers.
+            dtype: Type of the weights; "auto" takes the checkpoint's.
+            revision: Branch, tag or commit.
+            token: Hub token.
+            trust_remote_code: Whether code from the checkpoint may run.
+            **model_kwargs: Passed on to Transformers: ``attn_implementation``, ``device_map`` and others.
+
+        Raises:
+            ValueError: If the checkpoint has three or more labels, or no pad token can be found.
+        """
+        hub = {"revision": revision, "token": token}
+        hub = {key: value for key, value in hub.items() if value is not None}
+        model, fresh = load_model(
+            str(name), keep_layers=keep_layers, trust_remote_code=trust_remote_code, dtype=dtype, **hub, **model_kwargs
+        )
+        tokenizer = load_tokenizer(str(name), trust_remote_code=trust_remote_code, **hub)
+        stored = getattr(model.config, "rerank_trainer", None) or {}
+        return cls(
+            model.eval(),
+            tokenizer,
+            max_length=max_length,
+            query_max_length=query_max_length or stored.get("query_max_length"),
+            fresh_parameters=fresh,
+        )
+
+    def with_lengths(self, *, max_length: int | None = None, query_max_length: int | None = None) -> Reranker:
+        """The same model under other length limits; None keeps the present ones."""
+        return Reranker(
+            self.model,
+            self.tokenizer,
+            max_length=max_length or self.max_length,
+            query_max_length=query_max_length,
+            fresh_parameters=self.fresh_parameters,
+        )
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a row, special tokens included."""
+        return self.template.max_length
+
+    def row_scorer(self, max_tokens: int | None = None) -> RowScorer:
+        """The engine that scores token rows with this model's head and padding."""
+        assert self.tokenizer.pad_token_id is not None
+        return RowScorer(
+            self.head, pad_token_id=self.tokenizer.pad_token_id, padding_side="right", max_tokens=max_tokens
+        )
+
+    def predict(
+        self,
+        pairs: Sequence[tuple[str, str]] | Sequence[Sequence[str]],
+        *,
+        show_progress_bar: bool = False,
+        autocast_dtype: torch.dtype | None = None,
+        max_tokens: int | None = None,
+        pairs_per_chunk: int = 1024,
+    ) -> Tensor:
+        """Scores of (query, passage) pairs, ``(num_pairs,)`` float32 on the CPU, unbounded, higher is more relevant.
+
+        Args:
+            pairs: Query and passage of each pair.
+            show_progress_bar: Whether to show pairs scored, pairs a second and time left.
+            autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
+            max_tokens: Tokens of a micro-batch, padding included; None chooses by device.
+            pairs_per_chunk: How many pairs are tokenised and sorted by length at a time.
+
+        Raises:
+            ValueError: If a pair is not two texts.
+        """
+        check_pairs(pairs)
+        training, scorer = self.model.training, self.row_scorer(max_tokens)
+        # mixed-precision training leaves its wrapper on `forward`: behind it is the forward that other loaders have
+        forward = getattr(self.model, "_original_forward", self.model)
+        device = self.model.device
+        self.model.eval()
+        scores = []
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None),
+                tqdm(total=len(pairs), unit="pair", disable=not show_progress_bar, desc="Scoring") as bar,
+            ):
+                for start in range(0, len(pairs), pairs_per_chunk):
+                    chunk = self._rows(pairs[start : start + pairs_per_chunk])
+                    rows = lay_rows(chunk, [(i, 0) for i in range(len(chunk))])
+                    placed: Any = {key: value.to(device) for key, value in rows.items()}  # type: ignore[attr-defined]
+                    scores.append(scorer(forward, placed).float().cpu())
+                    bar.update(len(chunk))
+        finally:
+            self.model.train(training)
+        return torch.cat(scores) if scores else torch.empty(0)
+
+    def rank(
+        self, query: str, passages: Sequence[str], top_k: int | None = None, **predict_options: Any
+    ) -> list[RankedPassage]:
+        """The passages from best to worst: ``corpus_id`` (place in the list given), ``score`` and ``text``.
+
+        Args:
+            query: The text asked.
+            passages: The texts scored.
+            top_k: How many to return; None returns all.
+            **predict_options: Options of :meth:`predict`.
+        """
+        scores = self.predict([(query, passage) for passage in passages], **predict_options).tolist()
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
+        return [RankedPassage(corpus_id=i, score=scores[i], text=passages[i]) for i in order[:top_k]]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_loader_files(folder, max_length=self.max_length)
+
+    def _rows(self, pairs: Sequence[Sequence[str]]) -> list[Row]:
+        groups = [(query, [pair[1] for pair in same]) for query, same in groupby(pairs, key=itemgetter(0))]
+        return [row for rows in self.template.encode(groups) for row in rows]
+
+
+def check_pairs(pairs: Sequence[Sequence[str]]) -> None:
+    """Refuse what is not a list of (query, passage) texts.
+
+    Raises:
+        ValueError: Naming the pair that is not two texts.
+    """
+    if isinstance(pairs, str) or (len(pairs) == 2 and all(isinstance(text, str) for text in pairs)):
+        raise ValueError(f"expected a list of (query, passage) pairs, got {pairs!r}. One pair is [(query, passage)].")
+    for number, pair in enumerate(pairs):
+        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ValueError(f"pair {number} is {pair!r}; expected two texts, (query, passage)")

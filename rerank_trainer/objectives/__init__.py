@@ -1,0 +1,1 @@
+"""Objectives: what a trainer minimises, made of losses, weights and targets."""

@@ -1,0 +1,153 @@
+"""Objectives: modules that turn a step's scores and targets into one value a group for each of their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from rerank_trainer.losses import LossFn
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the scores of a batch are compared with.
+
+    Attributes:
+        labels: Relevance, ``(batch_size, group_size)``, -100 at padding.
+        mask: True = a passage, ``(batch_size, group_size)``.
+        teacher_scores: A teacher's scores, ``(batch_size, group_size)``, any scale; None without a teacher.
+    """
+
+    labels: Tensor
+    mask: Tensor
+    teacher_scores: Tensor | None = None
+
+
+class Objective(nn.Module):
+    """A weighted sum of parts; each part is averaged over the groups that define it.
+
+    The trainer calls :meth:`counts` on all batches of an optimizer step before the first forward, sums the values that
+    :meth:`forward` returns, and divides each part by its own count over all of the step's batches and processes.
+
+    Attributes:
+        names: The parts' names, for the log.
+        part_weights: How much each part counts in the sum.
+        needs_labels: Whether a part compares with labels.
+        needs_teacher: Whether a part compares with teacher scores.
+        max_label: The greatest label that every part accepts; None = no limit.
+    """
+
+    names: tuple[str, ...]
+    part_weights: tuple[float, ...]
+    needs_labels: bool = False
+    needs_teacher: bool = False
+    max_label: float | None = None
+
+    def counts(self, targets: Targets) -> Tensor:
+        """Which groups define each part, ``(num_parts, batch_size)`` bool."""
+        raise NotImplementedError
+
+    def forward(self, scores: Tensor, targets: Targets) -> Tensor:
+        """The value of each part for each group, ``(num_parts, batch_size)`` float32; 0 where undefined.
+
+        Args:
+            scores: Student scores, ``(batch_size, group_size)``.
+            targets: Labels, mask and teacher scores of the batch.
+        """
+        raise NotImplementedError
+
+
+class LabelObjective(Objective):
+    """A loss of the labels.
+
+    Args:
+        loss_fn: A loss from :mod:`rerank_trainer.losses` that compares scores with labels.
+        temperature: Divides the scores.
+        name: The part's name in the log; by default the loss's.
+    """
+
+    needs_labels = True
+
+    def __init__(self, loss_fn: LossFn, *, temperature: float = 1.0, name: str | None = None) -> None:
+        super().__init__()
+        self.loss_fn = partial(loss_fn, temperature=temperature)
+        self._counts = loss_fn.counts
+        self.max_label = loss_fn.max_label
+        self.names = (name or loss_fn.__name__,)
+        self.part_weights = (1.0,)
+
+    def counts(self, targets: Targets) -> Tensor:
+        return self._counts(targets.labels, targets.mask)[None]
+
+    def forward(self, scores: Tensor, targets: Targets) -> Tensor:
+        return self.loss_fn(scores, targets.labels, mask=targets.mask)[None]
+
+
+class TeacherObjective(Objective):
+    """A loss of the teacher's scores.
+
+    Args:
+        loss_fn: A loss from :mod:`rerank_trainer.losses`; the teacher's scores take the labels' place.
+        temperature: Divides the student's scores.
+        teacher_temperature: Divides the teacher's scores.
+        name: The part's name in the log; by default the loss's.
+    """
+
+    needs_teacher = True
+
+    def __init__(
+        self,
+        loss_fn: LossFn,
+        *,
+        temperature: float = 1.0,
+        teacher_temperature: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss_fn = partial(loss_fn, temperature=temperature)
+        self._counts = loss_fn.counts
+        self.teacher_temperature = teacher_temperature
+        self.names = (name or loss_fn.__name__,)
+        self.part_weights = (1.0,)
+
+    def counts(self, targets: Targets) -> Tensor:
+        return self._counts(self._scaled(targets), targets.mask)[None]
+
+    def forward(self, scores: Tensor, targets: Targets) -> Tensor:
+        return self.loss_fn(scores, self._scaled(targets), mask=targets.mask)[None]
+
+    def _scaled(self, targets: Targets) -> Tensor:
+        assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores
+        return targets.teacher_scores / self.teacher_temperature
+
+
+class WeightedObjective(Objective):
+    """Several objectives at once, each with a weight.
+
+    Args:
+        parts: (weight, objective) pairs.
+
+    Raises:
+        ValueError: If there is no part, or a weight is negative.
+    """
+
+    def __init__(self, parts: Sequence[tuple[float, Objective]]) -> None:
+        super().__init__()
+        if not parts or any(weight < 0 for weight, _ in parts):
+            raise ValueError(f"expected objectives with weights of 0 or more, got {[weight for weight, _ in parts]}")
+        self.parts = nn.ModuleList([objective for _, objective in parts])
+        self.names = tuple(name for _, objective in parts for name in objective.names)
+        self.part_weights = tuple(weight * inner for weight, part in parts for inner in part.part_weights)
+        self.needs_labels = any(part.needs_labels for _, part in parts)
+        self.needs_teacher = any(part.needs_teacher for _, part in parts)
+        self.max_label = min((p.max_label for _, p in parts if p.max_label is not None), default=None)
+
+    def counts(self, targets: Targets) -> Tensor:
+        return torch.cat([part.counts(targets) for part in self.parts])
+
+    def forward(self, scores: Tensor, targets: Targets) -> Tensor:
+        return torch.cat([part(scores, targets) for part in self.parts])

@@ -1,0 +1,1 @@
+"""Teachers: who gives teacher scores, and the store that keeps them."""

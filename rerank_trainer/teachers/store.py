@@ -1,0 +1,124 @@
+"""The store of teacher scores: each shard of groups is scored once and kept under a fingerprint of teacher and texts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from huggingface_hub.constants import HF_HOME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from rerank_trainer.teachers.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+GROUPS_PER_SHARD = 256
+
+
+def default_cache_dir() -> Path:
+    """Where teacher scores are kept: beside the Hub's own cache."""
+    return Path(HF_HOME) / "rerank_trainer" / "teacher_scores"
+
+
+def add_teacher_scores(
+    groups: datasets.Dataset, teacher: Teacher, *, cache_dir: str | Path | None = None
+) -> datasets.Dataset:
+    """The groups with a ``teacher_scores`` column, scored by the teacher or read from the store.
+
+    A run that is killed loses at most one shard; a second run, or a second student, pays nothing.
+
+    Args:
+        groups: A data set of groups.
+        teacher: Who scores.
+        cache_dir: Folder of the store; None takes :func:`default_cache_dir`.
+
+    Raises:
+        ValueError: If the groups have teacher scores already, the teacher returns other numbers of scores or a score
+            that is not finite, or a stored file is damaged.
+    """
+    if "teacher_scores" in groups.column_names:
+        raise ValueError(
+            "the groups have a column teacher_scores already and a teacher is given: which one counts? Pass teacher=None "
+            'to use the column, or drop it: dataset.remove_columns("teacher_scores").'
+        )
+    folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = groups.select_columns([c for c in ("query", "passages", "instruction") if c in groups.column_names])
+    num_pairs = sum(len(passages) for passages in texts["passages"])
+    scores: list[list[float]] = []
+    num_scored = 0
+    with tqdm(total=num_pairs, unit="pair", desc="Teacher scores") as bar:
+        for shard in _shards(texts):
+            path = folder / f"{_fingerprint(teacher, shard)}.safetensors"
+            if path.exists():
+                shard_scores = _read(path, shard)
+            else:
+                shard_scores = _checked(teacher.score(shard)["scores"], shard, first=len(scores))
+                _write(path, shard_scores)
+                num_scored += sum(map(len, shard_scores))
+            scores.extend(shard_scores)
+            bar.update(sum(map(len, shard_scores)))
+    logger.info("teacher scores: %d pairs scored, %d read from %s", num_scored, num_pairs - num_scored, folder)
+    return groups.add_column(
+        "teacher_scores", scores, feature=datasets.List(datasets.Value("float32"))
+    )
+
+
+def _shards(texts: datasets.Dataset) -> Iterator[list[dict[str, Any]]]:
+    for start in range(0, len(texts), GROUPS_PER_SHARD):
+        yield texts.select(range(start, min(start + GROUPS_PER_SHARD, len(texts)))).to_list()
+
+
+def _fingerprint(teacher: Teacher, shard: Sequence[Mapping[str, Any]]) -> str:
+    digest = hashlib.sha256(teacher.fingerprint.encode())
+    digest.update(json.dumps(shard, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _checked(scores: list[list[float]], shard: Sequence[Mapping[str, Any]], first: int) -> list[list[float]]:
+    if len(scores) != len(shard):
+        raise ValueError(f"the teacher gave scores for {len(scores)} groups of {len(shard)}")
+    for index, (group_scores, group) in enumerate(zip(scores, shard, strict=True), start=first):
+        if len(group_scores) != len(group["passages"]):
+            raise ValueError(
+                f"group {index}: the teacher gave {len(group_scores)} scores for {len(group['passages'])} passages"
+            )
+        wrong = [score for score in group_scores if not math.isfinite(score)]
+        if wrong:
+            raise ValueError(f"group {index}: the teacher gave the score {wrong[0]}; scores must be finite numbers")
+    return scores
+
+
+def _write(path: Path, scores: list[list[float]]) -> None:
+    tensors = {
+        "scores": torch.tensor([score for group in scores for score in group], dtype=torch.float32),
+        "lengths": torch.tensor([len(group) for group in scores], dtype=torch.int64),
+    }
+    # written beside and renamed: a killed run leaves no half shard
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        part = file.name
+    save_file(tensors, part)
+    os.replace(part, path)
+
+
+def _read(path: Path, shard: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    try:
+        tensors = load_file(path)
+        lengths = tensors["lengths"].tolist()
+        groups = [part.tolist() for part in tensors["scores"].split(lengths)]
+    except (SafetensorError, KeyError, RuntimeError, OSError) as error:
+        raise ValueError(f"the stored teacher scores {path} are damaged ({error}). Delete the file: it is made again.") from error
+    if lengths != [len(group["passages"]) for group in shard]:
+        raise ValueError(f"the stored teacher scores {path} belong to other groups. Delete the file: it is made again.")
+    return groups

@@ -1,0 +1,99 @@
+"""Teachers: the protocol, and the teacher that is a reranker."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from rerank_trainer.models.reranker import Reranker
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """Gives scores to groups.
+
+    Attributes:
+        scale: What the scores are: "logit", "probability" or "rank".
+        fingerprint: A text that changes whenever the scores could: of model, template and settings.
+    """
+
+    scale: str
+    fingerprint: str
+
+    def score(self, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, list[list[float]]]:
+        """A mapping with ``scores``: for each group one score a passage, in the order of its ``passages``.
+
+        Args:
+            groups: Rows with ``query`` and ``passages``.
+        """
+        ...
+
+
+class RerankerTeacher:
+    """A reranker as teacher; its scores are logits.
+
+    Args:
+        reranker: Any reranker with a trained head.
+        autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
+
+    Raises:
+        ValueError: If the reranker's head is freshly initialised: its scores would be noise.
+    """
+
+    scale = "logit"
+
+    def __init__(self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None) -> None:
+        if reranker.fresh_parameters:
+            raise ValueError(
+                f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores are "
+                "random. Give a trained reranker, or train this one first with ContrastiveRerankTrainer."
+            )
+        self.reranker = reranker
+        self.autocast_dtype = autocast_dtype
+        self.fingerprint = fingerprint_reranker(reranker, autocast_dtype)
+
+    def score(self, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, list[list[float]]]:
+        pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
+        scores = iter(self.reranker.predict(pairs, autocast_dtype=self.autocast_dtype).tolist())
+        return {"scores": [[next(scores) for _ in group["passages"]] for group in groups]}
+
+
+def as_teacher(teacher: str | Reranker | Teacher, *, autocast_dtype: torch.dtype | None = None) -> Teacher:
+    """A teacher from a Hub id or folder, a reranker, or a teacher.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(teacher, str):
+        logger.info("loading the teacher %s", teacher)
+        teacher = Reranker.from_pretrained(teacher, dtype="auto")
+    if isinstance(teacher, Reranker):
+        return RerankerTeacher(teacher, autocast_dtype=autocast_dtype)
+    if isinstance(teacher, Teacher):
+        return teacher
+    raise ValueError(f"teacher={teacher!r}: expected a Hub id, a folder, a Reranker, or an object with a score method")
+
+
+def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None) -> str:
+    """A digest of the weights, the tokenizer's template and the settings that scores depend on."""
+    digest = hashlib.sha256()
+    for name, value in sorted(reranker.model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    template = reranker.template
+    settings = (
+        type(reranker.model).__name__,
+        template.max_length,
+        template.query_max_length,
+        template.frame,
+        sorted(reranker.tokenizer.get_vocab().items()),
+        autocast_dtype,
+    )
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Trainers: subclasses of the Transformers Trainer that wire groups, models, objectives and metrics together."""

@@ -1,0 +1,28 @@
+"""The contrastive trainer: a reranker learns from labels."""
+
+from __future__ import annotations
+
+from rerank_trainer.objectives.naming import contrastive_objective
+from rerank_trainer.objectives.objective import Objective
+from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.base import RerankTrainer
+
+
+class ContrastiveRerankTrainer(RerankTrainer):
+    """Trains a reranker on labelled groups: by default InfoNCE over the passages of each query.
+
+    See :class:`RerankTrainer` for the arguments. A column ``scores`` in the rows is taken for labels.
+    """
+
+    scores_are = "labels"
+
+    def named_objective(self, args: RerankTrainingArguments) -> Objective:
+        """The loss of labels that ``args.objective`` names; InfoNCE when it names none.
+
+        Raises:
+            ValueError: If the name is not known, or arguments are set that only a teacher gives a meaning.
+        """
+        for name, unused in (("label_weight", 0.0), ("teacher_temperature", 1.0)):
+            if getattr(args, name) != unused:
+                raise ValueError(f"{name}={getattr(args, name)} needs a teacher; use DistillRerankTrainer")
+        return contrastive_objective(args.objective or "infonce", temperature=args.temperature)

@@ -1,0 +1,79 @@
+"""The distillation trainer: a student learns from a teacher's scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import PreTrainedModel
+
+from rerank_trainer.data.formats import load_groups
+from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.objectives.naming import distillation_objective
+from rerank_trainer.objectives.objective import Objective
+from rerank_trainer.teachers.store import add_teacher_scores
+from rerank_trainer.teachers.teacher import Teacher, as_teacher
+from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.base import RerankTrainer, Rows, require_targets
+
+
+class DistillRerankTrainer(RerankTrainer):
+    """Trains a student on a teacher's scores: by default KL between their distributions over each query's passages.
+
+    The teacher scores the training groups once, before training, with a progress bar; the scores are kept on disk
+    under a fingerprint of teacher and texts, so that a second run or student pays nothing.
+
+    Args:
+        model: The student; see :class:`RerankTrainer`.
+        args: What to do; ``label_weight`` mixes the labels in.
+        teacher: A Hub id or folder, a :class:`Reranker`, or any :class:`Teacher`; None takes the rows' own column
+            ``teacher_scores``.
+        **options: The other arguments of :class:`RerankTrainer`.
+
+    Raises:
+        ValueError: As :class:`RerankTrainer`; if the rows have no teacher scores and there is no teacher; if they have
+            and there is; if the teacher's head is untrained.
+    """
+
+    scores_are = "teacher_scores"
+
+    def __init__(
+        self,
+        model: str | Path | PreTrainedModel | Reranker,
+        args: RerankTrainingArguments | None = None,
+        *,
+        teacher: str | Reranker | Teacher | None = None,
+        **options: Any,
+    ) -> None:
+        self.teacher = teacher
+        self._teacher_options = args
+        super().__init__(model, args, **options)
+
+    def named_objective(self, args: RerankTrainingArguments) -> Objective:
+        """The loss of teacher scores that ``args.objective`` names, mixed with the labels; KL when it names none.
+
+        Raises:
+            ValueError: If the name is not known.
+        """
+        return distillation_objective(
+            args.objective or "kl",
+            temperature=args.temperature,
+            teacher_temperature=args.teacher_temperature,
+            label_weight=args.label_weight,
+        )
+
+    def _train_groups(self, rows: Rows, objective: Objective) -> datasets.Dataset:
+        if self.teacher is None:
+            return super()._train_groups(rows, objective)
+        args = self._teacher_options or RerankTrainingArguments("trainer_output")
+        # with a teacher, a column `scores` can only mean labels
+        groups = load_groups(rows, scores_are="labels")
+        teacher = as_teacher(self.teacher, autocast_dtype=torch.bfloat16 if args.bf16 else None)
+        if isinstance(self.teacher, str):
+            teacher.reranker.model.to(args.device)
+        with args.main_process_first(desc="teacher scores"):
+            groups = add_teacher_scores(groups, teacher, cache_dir=args.teacher_cache_dir)
+        require_targets(groups, objective)
+        return groups

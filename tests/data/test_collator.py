@@ -1,0 +1,62 @@
+"""The collator: one batch written out in full."""
+
+from __future__ import annotations
+
+import torch
+
+from rerank_trainer.data.collator import RerankCollator
+from rerank_trainer.data.templates import PairTemplate
+from tests.tiny_models import TEXTS, byte_tokenizer
+
+TEMPLATE = PairTemplate(byte_tokenizer(special=True), max_length=100)
+
+
+def group(passages, row=0, **columns):
+    return {"query": TEXTS[0], "passages": passages, "row": row, **columns}
+
+
+def test_a_batch_of_ragged_groups_in_full():
+    batch = RerankCollator(TEMPLATE)(
+        [
+            group(["fire", "water", "rain"], row=4, labels=[0.0, 2.0, 1.0], teacher_scores=[-1.0, 3.5, 0.5], weight=0.5),
+            group(["ship"], row=7, labels=[1.0], teacher_scores=[2.0], weight=None),
+        ]
+    )
+
+    assert batch["labels"].tolist() == [[0, 2, 1], [1, -100, -100]]
+    assert batch["mask"].tolist() == [[True, True, True], [True, False, False]]
+    assert batch["teacher_scores"].tolist() == [[-1, 3.5, 0.5], [2, 0, 0]]
+    assert batch["weights"].tolist() == [0.5, 1.0]
+    assert batch["row"].tolist() == [4, 7]
+    assert "missed_gains" not in batch
+    rows = batch["student"]
+    assert rows["cells"].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
+    ids = [TEMPLATE.tokenizer(TEXTS[0], passage)["input_ids"] for passage in ("fire", "water", "rain", "ship")]
+    assert rows["input_ids"].tolist() == [token for row in ids for token in row]
+    assert rows["lengths"].tolist() == [len(row) for row in ids]
+    assert rows["prefix_lengths"].tolist() == [len(TEMPLATE.tokenizer(TEXTS[0])["input_ids"])] * 4
+
+
+def test_groups_without_labels_or_teacher_have_zeros_and_no_teacher_scores():
+    batch = RerankCollator(TEMPLATE)([group(["fire", "water"]), group(["rain"])])
+
+    assert batch["labels"].tolist() == [[0, 0], [0, -100]]
+    assert "teacher_scores" not in batch
+    assert batch["weights"].tolist() == [1, 1]
+
+
+def test_an_evaluation_batch_holds_missed_gains_and_groups_without_candidates():
+    batch = RerankCollator(TEMPLATE)(
+        [group([], labels=[], missed_gains=[2.0, 1.0]), group(["fire"], labels=[1.0], missed_gains=[])]
+    )
+
+    assert batch["missed_gains"].tolist() == [[2, 1], [-100, -100]]
+    assert batch["mask"].tolist() == [[False], [True]]
+    assert batch["labels"].tolist() == [[-100], [1]]
+    assert batch["student"]["cells"].tolist() == [[1, 0]]
+
+
+def test_labels_come_first_because_transformers_counts_the_first_tensor():
+    batch = RerankCollator(TEMPLATE)([group(["fire", "water"])])
+
+    assert next(iter(batch)) == "labels" and batch["labels"].dtype == torch.float32

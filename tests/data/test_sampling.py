@@ -1,0 +1,114 @@
+"""Sampling: the choice depends on (seed, epoch, index) alone, and keeps what a loss needs."""
+
+from __future__ import annotations
+
+import random
+
+import datasets
+import pytest
+from torch.utils.data import DataLoader
+
+from rerank_trainer.data.sampling import EpochSampler, EvalGroups, TrainGroups, choose_passages
+
+GROUPS = datasets.Dataset.from_dict(
+    {
+        "query": [f"query {i}" for i in range(6)],
+        "passages": [[f"passage {i} {j}" for j in range(10)] for i in range(6)],
+        "labels": [[float(j == i) for j in range(10)] for i in range(6)],
+        "teacher_scores": [[float(10 * i + j) for j in range(10)] for i in range(6)],
+        "missed_gains": [[1.0] * (i % 2) for i in range(6)],
+    }
+)
+
+
+def choose(labels, num_passages, top_share=0.0, seed=0):
+    return choose_passages(labels, num_passages, top_share=top_share, rng=random.Random(seed))
+
+
+def test_a_positive_is_always_chosen():
+    labels = [0.0] * 50 + [1.0]
+
+    assert all(50 in choose(labels, 4, seed=seed) for seed in range(50))
+
+
+def test_the_top_negatives_are_the_first_of_the_list():
+    assert choose([0, 0, 1, 0, 0, 0, 0], 4, top_share=1.0) == [0, 1, 2, 3]
+
+
+def test_a_mix_takes_the_stated_share_from_the_top():
+    labels = [1.0] + [0.0] * 100
+    chosen = [choose(labels, 9, top_share=0.5, seed=seed) for seed in range(30)]
+
+    assert all(row[:5] == [0, 1, 2, 3, 4] and len(row) == 9 for row in chosen)
+    assert len({tuple(row[5:]) for row in chosen}) > 20
+
+
+def test_random_negatives_are_spread_over_the_whole_list():
+    labels = [1.0] + [0.0] * 20
+    seen = {position for seed in range(200) for position in choose(labels, 4, seed=seed)}
+
+    assert seen == set(range(21))
+
+
+def test_positives_take_at_most_half_the_places_unless_negatives_run_short():
+    many = [1.0] * 10 + [0.0] * 10
+    assert sum(position < 10 for position in choose(many, 8)) == 4
+
+    short = [1.0] * 10 + [0.0] * 2
+    assert len(choose(short, 8)) == 8 and {10, 11} <= set(choose(short, 8))
+
+
+def test_a_short_group_is_taken_whole():
+    assert choose([0.0, 1.0, 0.0], 8) == [0, 1, 2]
+
+
+def test_labels_and_teacher_scores_go_with_their_passages():
+    row = TrainGroups(GROUPS, passages_per_query=4, seed=1)[0, 2]
+
+    positions = [int(passage.split()[-1]) for passage in row["passages"]]
+    assert row["query"] == "query 2" and row["row"] == 2
+    assert row["labels"] == [float(position == 2) for position in positions]
+    assert row["teacher_scores"] == [20.0 + position for position in positions]
+
+
+def test_each_epoch_has_its_own_order_and_passages_and_repeats_them():
+    def epoch(number):
+        sampler = EpochSampler(6, seed=7)
+        sampler.set_epoch(number)
+        groups = TrainGroups(GROUPS, passages_per_query=4, seed=7)
+        return [(key, groups[key]["passages"]) for key in sampler]
+
+    assert epoch(0) == epoch(0)
+    assert [key[1] for key, _ in epoch(0)] != [key[1] for key, _ in epoch(1)]
+    passages = [dict((key[1], tuple(texts)) for key, texts in epoch(number)) for number in (0, 1)]
+    assert sum(passages[0][i] != passages[1][i] for i in range(6)) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_persistent_workers_follow_the_epoch(context):
+    def passages(num_workers):
+        sampler = EpochSampler(6, seed=3)
+        loader = DataLoader(
+            TrainGroups(GROUPS, passages_per_query=4, seed=3),
+            sampler=sampler,
+            batch_size=None,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            multiprocessing_context=context if num_workers else None,
+        )
+        epochs = []
+        for number in (0, 1):
+            sampler.set_epoch(number)
+            epochs.append([row["passages"] for row in loader])
+        return epochs
+
+    alone = passages(0)
+    assert alone[0] != alone[1]
+    assert passages(2) == alone
+
+
+def test_evaluation_takes_groups_whole_with_their_missed_gains():
+    row = EvalGroups(GROUPS)[3]
+
+    assert len(row["passages"]) == 10 and row["missed_gains"] == [1.0] and row["row"] == 3

@@ -1,0 +1,285 @@
+"""Values of single losses: by hand, and by libraries that know nothing of ours."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from torch.nn import functional
+
+from rerank_trainer.losses import LOSSES, bce, infonce, kl, margin_mse, mse, ranknet
+from rerank_trainer.losses.reduction import defined_where, has_two_passages, weighted_mean
+
+SCORES = torch.tensor([[1.5, -0.5, 0.25, 3.0, 0.0], [-2.0, 4.0, 1.0, -1.0, 0.5]])
+TEACHER = torch.tensor([[9.0, -7.0, 2.0, 8.5, -11.0], [3.0, 1.0, -2.0, 0.0, 2.5]])
+ALL = torch.ones(2, 5, dtype=torch.bool)
+
+
+def one_group(*values: float) -> torch.Tensor:
+    return torch.tensor([values])
+
+
+def all_real(size: int) -> torch.Tensor:
+    return torch.ones(1, size, dtype=torch.bool)
+
+
+def test_infonce_with_one_positive_is_cross_entropy_with_its_index():
+    labels = functional.one_hot(torch.tensor([3, 0]), 5)
+
+    values = infonce(SCORES, labels, mask=ALL, temperature=0.5)
+
+    expected = functional.cross_entropy(SCORES / 0.5, torch.tensor([3, 0]), reduction="none")
+    torch.testing.assert_close(values, expected)
+
+
+def test_infonce_of_graded_labels_is_cross_entropy_with_their_shares():
+    labels = torch.tensor([[3.0, 0.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 2.0, 4.0]])
+
+    values = infonce(SCORES, labels, mask=ALL)
+
+    shares = torch.tensor([[0.75, 0.0, 0.25, 0.0, 0.0], [0.0, 0.25, 0.0, 0.25, 0.5]])
+    torch.testing.assert_close(values, functional.cross_entropy(SCORES, shares, reduction="none"))
+
+
+def test_infonce_sees_only_the_proportions_of_labels():
+    labels = torch.tensor([[3.0, 0.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 2.0, 4.0]])
+
+    torch.testing.assert_close(infonce(SCORES, 8 * labels, mask=ALL), infonce(SCORES, labels, mask=ALL))
+
+
+def test_infonce_of_equal_scores_is_the_logarithm_of_the_group_size():
+    values = infonce(one_group(2.0, 2.0, 2.0), one_group(0.0, 1.0, 0.0), mask=all_real(3))
+
+    assert values.item() == pytest.approx(math.log(3))
+
+
+def test_infonce_of_several_positives_is_lowest_at_the_entropy_of_their_shares():
+    labels = one_group(3.0, 1.0, 0.0)
+    best_scores = one_group(math.log(3.0), 0.0, -200.0)
+
+    values = infonce(best_scores, labels, mask=all_real(3))
+
+    assert values.item() == pytest.approx(scipy.stats.entropy([0.75, 0.25]), rel=1e-6)
+
+
+def test_bce_is_binary_cross_entropy_of_the_sigmoid():
+    labels = torch.tensor([[1.0, 0.0, 0.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0, 0.0]])
+
+    values = bce(SCORES, labels, mask=ALL, temperature=2.0)
+
+    probabilities = scipy.special.expit(SCORES.double().numpy() / 2.0)
+    expected = -np.log(np.where(labels == 1, probabilities, 1 - probabilities)).mean(axis=-1)
+    torch.testing.assert_close(values, torch.as_tensor(expected).float())
+
+
+def test_bce_takes_probabilities_between_zero_and_one():
+    values = bce(one_group(2.0), one_group(0.25), mask=all_real(1))
+
+    assert values.item() == pytest.approx(0.25 * math.log(1 + math.exp(-2.0)) + 0.75 * math.log(1 + math.exp(2.0)))
+
+
+def test_bce_of_a_sure_and_wrong_score_is_the_score():
+    assert bce(one_group(1e30), one_group(0.0), mask=all_real(1)).item() == pytest.approx(1e30)
+
+
+def test_mse_is_the_mean_over_real_passages():
+    mask = torch.tensor([[True, True, True, True, False], [True, True, False, False, False]])
+
+    values = mse(SCORES, TEACHER, mask=mask, temperature=0.5)
+
+    expected = [
+        functional.mse_loss(2 * SCORES[0, :4], TEACHER[0, :4]),
+        functional.mse_loss(2 * SCORES[1, :2], TEACHER[1, :2]),
+    ]
+    torch.testing.assert_close(values, torch.stack(expected))
+
+
+def test_ranknet_of_two_passages_is_the_logistic_loss_of_their_margin():
+    right = ranknet(one_group(3.0, 1.0), one_group(1.0, 0.0), mask=all_real(2))
+    wrong = ranknet(one_group(3.0, 1.0), one_group(0.0, 1.0), mask=all_real(2))
+
+    assert right.item() == pytest.approx(math.log(1 + math.exp(-2.0)))
+    assert wrong.item() == pytest.approx(math.log(1 + math.exp(2.0)))
+
+
+def test_ranknet_is_binary_cross_entropy_over_the_ordered_pairs():
+    values = ranknet(SCORES, TEACHER, mask=ALL)
+
+    for row in range(2):
+        first, second = np.nonzero(np.greater.outer(TEACHER[row].numpy(), TEACHER[row].numpy()))
+        margins = SCORES[row, first] - SCORES[row, second]
+        expected = functional.binary_cross_entropy_with_logits(margins, torch.ones(10))
+        torch.testing.assert_close(values[row], expected)
+
+
+def test_ranknet_leaves_ties_out_of_its_mean():
+    labels = one_group(1.0, 0.0, 0.0)
+
+    values = ranknet(one_group(0.0, 2.0, -1.0), labels, mask=all_real(3))
+
+    assert values.item() == pytest.approx((math.log(1 + math.exp(2.0)) + math.log(1 + math.exp(-1.0))) / 2)
+
+
+def test_ranknet_sees_only_the_order_of_targets():
+    ranks = TEACHER.argsort(dim=-1).argsort(dim=-1)
+
+    assert ranknet(SCORES, ranks, mask=ALL).equal(ranknet(SCORES, TEACHER, mask=ALL))
+
+
+def test_margin_mse_is_the_mean_over_triplets_when_the_positive_is_the_teachers_best():
+    values = margin_mse(SCORES, TEACHER, mask=ALL, temperature=2.0)
+
+    student_margins = (SCORES[:, :1] - SCORES[:, 1:]) / 2.0  # the first passage is the best of both groups
+    teacher_margins = TEACHER[:, :1] - TEACHER[:, 1:]
+    expected = functional.mse_loss(student_margins, teacher_margins, reduction="none").mean(dim=-1)
+    torch.testing.assert_close(values, expected)
+
+
+def test_margin_mse_takes_margins_from_each_of_the_tied_best():
+    values = margin_mse(one_group(1.0, 4.0, 0.0), one_group(2.0, 2.0, -1.0), mask=all_real(3))
+
+    # (first, second), (first, third), (second, first), (second, third); the teacher's margins are 0, 3, 0, 3
+    assert values.item() == ((-3 - 0) ** 2 + (1 - 3) ** 2 + (3 - 0) ** 2 + (4 - 3) ** 2) / 4
+
+
+def test_margin_mse_of_equal_targets_draws_scores_together():
+    scores = one_group(1.0, 3.0).requires_grad_()
+
+    values = margin_mse(scores, one_group(5.0, 5.0), mask=all_real(2))
+    values.backward()
+
+    assert values.item() == 4.0
+    assert scores.grad.tolist() == [[-4.0, 4.0]]
+
+
+def test_margin_mse_finds_the_best_among_negative_targets_beside_padding():
+    mask = torch.tensor([[True, True, False]])
+
+    values = margin_mse(one_group(0.0, 1.0, 9.0), one_group(-5.0, -3.0, -1.0), mask=mask)
+
+    assert values.item() == (1 - 2) ** 2
+
+
+def test_kl_is_the_relative_entropy_of_the_two_softmaxes():
+    values = kl(SCORES, TEACHER, mask=ALL, temperature=0.5, teacher_temperature=4.0)
+
+    teacher = scipy.special.softmax(TEACHER.double().numpy() / 4.0, axis=-1)
+    student = scipy.special.softmax(SCORES.double().numpy() / 0.5, axis=-1)
+    torch.testing.assert_close(values, torch.as_tensor(scipy.stats.entropy(teacher, student, axis=-1)).float())
+
+
+def test_kl_is_torch_kl_div_without_a_factor_for_temperature():
+    values = kl(SCORES, TEACHER, mask=ALL, temperature=3.0, teacher_temperature=3.0)
+
+    student, teacher = (SCORES / 3.0).log_softmax(dim=-1), (TEACHER / 3.0).log_softmax(dim=-1)
+    expected = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
+    torch.testing.assert_close(values, expected)
+
+
+def test_kl_of_the_teachers_own_scores_is_zero_with_zero_gradient():
+    scores = (TEACHER + 7.0).requires_grad_()
+
+    values = kl(scores, TEACHER, mask=ALL)
+    values.sum().backward()
+
+    torch.testing.assert_close(values, torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(scores.grad, torch.zeros(2, 5), atol=1e-6, rtol=0)
+
+
+def test_kl_takes_a_teacher_that_is_sure_beyond_float32():
+    values = kl(one_group(0.0, 1.0), one_group(1e30, -1e30), mask=all_real(2))
+
+    assert values.item() == pytest.approx(math.log(1 + math.e))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -2.0, math.nan, math.inf])
+def test_kl_refuses_a_teacher_temperature_that_is_not_positive_and_finite(temperature):
+    with pytest.raises(ValueError, match=rf"teacher_temperature must be a positive finite number .*got {temperature}"):
+        kl(SCORES, TEACHER, mask=ALL, teacher_temperature=temperature)
+
+
+@pytest.mark.parametrize("loss_fn", [infonce, kl, margin_mse, ranknet])
+def test_constant_added_to_the_scores_of_a_group_changes_nothing(loss_fn):
+    labels = TEACHER if loss_fn is not infonce else torch.tensor([[1.0, 0, 0, 2, 0], [0, 0, 3, 0, 0]])
+
+    moved = SCORES + torch.tensor([[100.0], [-7.0]])
+
+    torch.testing.assert_close(loss_fn(moved, labels, mask=ALL), loss_fn(SCORES, labels, mask=ALL), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("loss_fn", [kl, margin_mse, ranknet])
+def test_constant_added_to_the_teacher_scores_of_a_group_changes_nothing(loss_fn):
+    moved = TEACHER + torch.tensor([[64.0], [-32.0]])
+
+    torch.testing.assert_close(loss_fn(SCORES, moved, mask=ALL), loss_fn(SCORES, TEACHER, mask=ALL))
+
+
+@pytest.mark.parametrize("loss_fn", [mse, bce])
+def test_pointwise_losses_tie_the_scores_to_a_place(loss_fn):
+    labels = torch.full_like(SCORES, 0.5)
+
+    assert (loss_fn(SCORES + 10.0, labels, mask=ALL) > loss_fn(SCORES, labels, mask=ALL)).all()
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_a_better_ranking_has_a_lower_loss(name):
+    labels = one_group(1.0, 0.0, 0.0)
+
+    better = LOSSES[name](one_group(0.8, 0.3, 0.1), labels, mask=all_real(3))
+    worse = LOSSES[name](one_group(0.1, 0.3, 0.8), labels, mask=all_real(3))
+
+    assert better < worse
+
+
+def test_labels_that_only_float64_tells_apart_define_no_pair():
+    labels = torch.tensor([[1.0, 1.0 + 1e-12]], dtype=torch.float64)
+
+    assert ranknet.counts(labels, all_real(2)).tolist() == [False]
+    assert ranknet(torch.zeros(1, 2, dtype=torch.float64), labels, mask=all_real(2)).tolist() == [0.0]
+
+
+def test_weighted_mean_of_pairs_goes_over_all_but_the_first_axis():
+    values = torch.arange(8.0).reshape(2, 2, 2)
+    weights = torch.tensor([[[True, False], [False, True]], [[True, True], [True, True]]])
+
+    assert weighted_mean(values, weights).tolist() == [(0 + 3) / 2, (4 + 5 + 6 + 7) / 4]
+
+
+def test_weighted_mean_without_any_weight_is_zero_also_for_infinite_values():
+    values = torch.tensor([[math.inf, math.nan]], requires_grad=True)
+
+    mean = weighted_mean(values, torch.zeros(1, 2))
+    mean.backward()
+
+    assert mean.tolist() == [0.0]
+    assert values.grad.tolist() == [[0.0, 0.0]]
+
+
+@pytest.mark.parametrize("formula_value", [5.0, math.nan, math.inf])
+def test_group_that_does_not_count_is_zero_whatever_the_formula_says(formula_value):
+    @defined_where(has_two_passages)
+    def loss_fn(scores, labels, *, mask, temperature=1.0):
+        return scores.sum(dim=-1) + formula_value
+
+    scores = torch.ones(2, 2, requires_grad=True)
+    values = loss_fn(scores, torch.zeros(2, 2), mask=torch.tensor([[True, False], [True, True]]))
+    values[0].backward()
+
+    assert values[0].item() == 0.0
+    torch.testing.assert_close(values[1].item(), 2.0 + formula_value, equal_nan=True)
+    assert scores.grad.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_doctest_finds_the_example_of_a_decorated_loss(name):
+    module = importlib.import_module(LOSSES[name].__module__)
+
+    examples = {test.name: test.examples for test in doctest.DocTestFinder().find(module)}
+
+    assert examples[f"{module.__name__}.{name}"]
