@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rerank_trainer.data.formats import load_groups, to_groups
     from rerank_trainer.data.trec import load_beir
+    from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
     from rerank_trainer.models.reranker import Reranker
     from rerank_trainer.teachers.store import add_teacher_scores
@@ -26,6 +27,7 @@ _MODULES = {
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "Teacher": "rerank_trainer.teachers.teacher",
     "add_teacher_scores": "rerank_trainer.teachers.store",
+    "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",

@@ -45,9 +45,9 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             passage of its query for the second time. The message names file and line.
 
     >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "bm25.trec"
-    >>> _ = path.write_text("q1 Q0 p7 2 3.5 bm25\\nq1 Q0 p2 1 4.25 bm25\\n")
-    >>> read_run(path)
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".trec") as file:
+    ...     print("q1 Q0 p7 2 3.5 bm25", "q1 Q0 p2 1 4.25 bm25", sep="\\n", file=file, flush=True)
+    ...     read_run(file.name)
     {'q1': [('p2', 4.25), ('p7', 3.5)]}
     """
     found: dict[str, dict[str, tuple[float, int]]] = {}
@@ -169,6 +169,17 @@ def load_beir(
         FileNotFoundError: A file is not there.
         ValueError: A line of a file cannot be read; the qrels or the run name a passage, or the qrels a query, that is
             absent; a text that is needed is empty; or run and qrels share no query.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     folder = Path(name)
+    ...     (folder / "qrels").mkdir()
+    ...     _ = (folder / "corpus.jsonl").write_text('{"_id": "p1", "title": "Sum", "text": "1 + 1 = 2"}')
+    ...     _ = (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "What is the sum?"}')
+    ...     _ = (folder / "qrels" / "test.tsv").write_text("q1 0 p1 2")
+    ...     load_beir(folder, "test")[0]
+    {'query': 'What is the sum?', 'query_id': 'q1', 'passages': ['Sum 1 + 1 = 2'], 'passage_ids': ['p1'],
+     'labels': [2.0], 'missed_gains': []}
     """
     paths = _beir_paths(Path(folder), split, run)
     for name, count in (("depth", depth), ("num_queries", num_queries)):
@@ -191,7 +202,8 @@ def load_beir(
     rows = [_row(query_id, qrels[query_id], candidates.get(query_id, []), add_positives) for query_id in qrels]
     kept = [row for row in rows if row["passage_ids"] or row["missed_gains"]]
     first_stage = "BM25" if run is None else f"the run {paths['run']}"
-    _log(kept, qrels, f"top {depth} of {first_stage} for {paths['qrels']}", add_positives=add_positives)
+    groups = f"top {depth} of {first_stage} for {paths['qrels']}"
+    _log(groups, kept, qrels, candidates, add_positives=add_positives)
     if not kept:
         raise ValueError(f"{paths['qrels']}: expected a query with candidates or with a relevant passage, found none")
     return _with_texts(kept, queries, passages, paths)
@@ -283,20 +295,23 @@ def _with_texts(
     ).select_columns(list(features))
 
 
-def _log(rows: list[dict[str, Any]], qrels: Qrels, candidates: str, *, add_positives: bool) -> None:
-    grades = [grade for of_query in qrels.values() for grade in of_query.values()]
-    missed = sum(len(row["missed_gains"]) for row in rows)
+def _log(groups: str, rows: list[dict[str, Any]], qrels: Qrels, candidates: Run, *, add_positives: bool) -> None:
+    found = {(query_id, passage_id) for query_id in qrels for passage_id, _ in candidates.get(query_id, [])}
+    grades = {(query_id, passage_id): grade for query_id in qrels for passage_id, grade in qrels[query_id].items()}
+    relevant = {pair for pair, grade in grades.items() if grade > 0}
     logger.info(
-        "%d groups of the %s; %d relevant passages, of which %s (add_positives=%s); %d groups without passages; left "
-        "out: %d queries that have neither candidates nor a relevant passage; label 0 for %d negative grades",
+        "%d groups of the %s; of %d relevant passages %d are not among the candidates and %s (add_positives=%s); "
+        "%d groups without passages; left out: %d queries with neither candidates nor a relevant passage; label 0 for "
+        "%d negative grades",
         len(rows),
-        candidates,
-        sum(grade > 0 for grade in grades),
-        "those not among the candidates joined them" if add_positives else f"{missed} are not among the candidates",
+        groups,
+        len(relevant),
+        len(relevant - found),
+        "joined them" if add_positives else "stay out, as missed gains",
         add_positives,
         sum(not row["passage_ids"] for row in rows),
         len(qrels) - len(rows),
-        sum(grade < 0 for grade in grades),
+        sum(grade < 0 for grade in grades.values()),
     )
 
 

@@ -40,9 +40,9 @@ def parse_metric(name: str) -> Any:
 
 
 def ranking_metrics(
-    scores: NDArray[np.floating],
-    labels: NDArray[np.floating],
-    missed_gains: NDArray[np.floating] | None = None,
+    scores: Sequence[Sequence[float]] | NDArray[np.floating],
+    labels: Sequence[Sequence[float]] | NDArray[np.floating],
+    missed_gains: Sequence[Sequence[float]] | NDArray[np.floating] | None = None,
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> dict[str, float]:
@@ -53,9 +53,9 @@ def ranking_metrics(
     Equal scores are ordered by a fixed shuffle of each group, so that neither position nor label decides.
 
     Args:
-        scores: ``(num_queries, group_size)``.
-        labels: Integer grades, ``(num_queries, group_size)``, -100 where there is no passage.
-        missed_gains: Grades of judged passages outside the lists, ``(num_queries, M)``, -100 at padding.
+        scores: One score a passage; lists of unlike length, or ``(num_queries, group_size)``.
+        labels: Integer grades, shaped as the scores; -100 where there is no passage.
+        missed_gains: Grades of judged passages outside the lists, one list a query; -100 at padding.
         metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
 
     Returns:
@@ -64,15 +64,16 @@ def ranking_metrics(
     Raises:
         ValueError: If a label is not an integer or a score of a passage is not a number.
 
-    >>> ranking_metrics(np.array([[0.1, 0.9]]), np.array([[1, 0]]), metrics=["mrr@10"])
+    >>> ranking_metrics([[0.1, 0.9]], [[1, 0]], metrics=["mrr@10"])
     {'mrr@10': 0.5}
     """
     measures = {name: parse_metric(name) for name in metrics}
     if missed_gains is None:
-        missed_gains = np.full((len(labels), 0), -100)
+        missed_gains = [[] for _ in labels]
     qrels: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
-    for index, (query_scores, query_labels, missed) in enumerate(zip(scores, labels, missed_gains, strict=True)):
+    for index, row in enumerate(zip(scores, labels, missed_gains, strict=True)):
+        query_scores, query_labels, missed = (np.asarray(values, dtype=np.float64) for values in row)
         real = query_labels >= 0
         grades = _integer_grades(query_labels[real], index)
         judged = {str(i): grade for i, grade in enumerate(grades)}

@@ -191,7 +191,7 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     >>> weighted_mean(torch.tensor([[1.0, 4.0, float("inf")]]), torch.tensor([[2.0, 1.0, 0.0]]))
     tensor([2.])
     """
-    values, weights = values.flatten(1), weights.flatten(1).to(values.dtype)
+    values, weights = values.flatten(1), weights.flatten(1)
     total = weights.sum(dim=-1)
     summed = (weights * values.masked_fill(weights == 0, 0.0)).sum(dim=-1)
     return summed / total.masked_fill(total == 0, 1.0)

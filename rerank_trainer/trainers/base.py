@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
@@ -71,6 +71,7 @@ class RerankTrainer(GroupHooks):
         self._refuse_unsupported(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
+        set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
         self.reranker = as_reranker(model, args, processing_class)
         objective = objective or self.named_objective(args)
         train_groups = None if train_dataset is None else self._train_groups(train_dataset, objective)

@@ -112,6 +112,16 @@ def example(name: str, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tens
     return scores, labels, torch.ones(scores.shape, dtype=torch.bool)
 
 
+def padded(scores: list[float], labels: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """One group, twice: with a masked passage in front whose score is high and label NaN, and with it at the end."""
+    real = [True] * len(labels)
+    return (
+        torch.tensor([[9.0, *scores], [*scores, 9.0]]),
+        torch.tensor([[NAN, *labels], [*labels, NAN]]),
+        torch.tensor([[False, *real], [*real, False]]),
+    )
+
+
 def value_and_gradient(
     name: str, scores: Tensor, labels: Tensor, mask: Tensor, **options: Any
 ) -> tuple[Tensor, Tensor]:
@@ -237,29 +247,33 @@ def test_fully_masked_group_gives_zero_and_zero_gradient(name, options, garbage)
 )
 @pytest.mark.parametrize("score", [0.5, 1e30, -1e38, INF, NAN])
 def test_group_that_does_not_count_gives_zero_and_zero_gradient(name, labels, score):
-    scores = torch.linspace(0.0, 1.0, len(labels)).unsqueeze(0)
-    scores[0, -1] = score
-    mask = torch.ones_like(scores, dtype=torch.bool)
+    scores = torch.linspace(0.0, 1.0, len(labels)).tolist()
+    scores[-1] = score
+    scores, labels, mask = padded(scores, labels)
 
-    values, gradient = value_and_gradient(name, scores, torch.tensor([labels]), mask)
+    values, gradient = value_and_gradient(name, scores, labels, mask)
 
-    assert LOSSES[name].counts(torch.tensor([labels]), mask).tolist() == [False]
-    assert values.tolist() == [0.0]
+    assert LOSSES[name].counts(labels, mask).tolist() == [False, False]
+    assert values.tolist() == [0.0, 0.0]
     assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize(
     ("name", "labels"), [(name, labels) for name, case in CASES.items() for labels in case.defined]
 )
-def test_group_that_counts_gives_a_value_above_zero(name, labels):
-    scores = torch.linspace(-1.0, 1.1, len(labels)).unsqueeze(0)
-    mask = torch.ones_like(scores, dtype=torch.bool)
+def test_group_that_counts_gives_a_value_above_zero_and_the_same_beside_padding(name, labels):
+    scores = torch.linspace(-1.0, 1.1, len(labels)).tolist()
+    bare, gradient = value_and_gradient(
+        name, torch.tensor([scores]), torch.tensor([labels]), torch.ones(1, len(labels), dtype=torch.bool)
+    )
 
-    values, gradient = value_and_gradient(name, scores, torch.tensor([labels]), mask)
+    scores, labels, mask = padded(scores, labels)
+    values, _ = value_and_gradient(name, scores, labels, mask)
 
-    assert LOSSES[name].counts(torch.tensor([labels]), mask).tolist() == [True]
-    assert values.item() > 0
+    assert bare.item() > 0
     assert (gradient != 0).any()
+    torch.testing.assert_close(values, bare.repeat(2))
+    assert LOSSES[name].counts(labels, mask).tolist() == [True, True]
 
 
 @each_loss

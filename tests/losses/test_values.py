@@ -47,10 +47,11 @@ def test_infonce_of_graded_labels_is_cross_entropy_with_their_shares():
     torch.testing.assert_close(values, functional.cross_entropy(SCORES, shares, reduction="none"))
 
 
-def test_infonce_sees_only_the_proportions_of_labels():
+@pytest.mark.parametrize("factor", [8.0, 1 / 64])
+def test_infonce_sees_only_the_proportions_of_labels(factor):
     labels = torch.tensor([[3.0, 0.0, 1.0, 0.0, 0.0], [0.0, 2.0, 0.0, 2.0, 4.0]])
 
-    torch.testing.assert_close(infonce(SCORES, 8 * labels, mask=ALL), infonce(SCORES, labels, mask=ALL))
+    torch.testing.assert_close(infonce(SCORES, factor * labels, mask=ALL), infonce(SCORES, labels, mask=ALL))
 
 
 def test_infonce_of_equal_scores_is_the_logarithm_of_the_group_size():
@@ -198,6 +199,15 @@ def test_kl_takes_a_teacher_that_is_sure_beyond_float32():
     assert values.item() == pytest.approx(math.log(1 + math.e))
 
 
+def test_kl_at_the_end_of_float32_does_not_see_padding():
+    largest = torch.finfo(torch.float32).max
+    mask = torch.tensor([[True, True, False]])
+
+    values = kl(one_group(largest, largest, 0.0), one_group(largest, largest, 0.0), mask=mask)
+
+    assert values.item() == 0.0
+
+
 @pytest.mark.parametrize("temperature", [0.0, -2.0, math.nan, math.inf])
 def test_kl_refuses_a_teacher_temperature_that_is_not_positive_and_finite(temperature):
     with pytest.raises(ValueError, match=rf"teacher_temperature must be a positive finite number .*got {temperature}"):
@@ -259,6 +269,30 @@ def test_weighted_mean_without_any_weight_is_zero_also_for_infinite_values():
 
     assert mean.tolist() == [0.0]
     assert values.grad.tolist() == [[0.0, 0.0]]
+
+
+def test_formula_and_counts_see_zeros_where_there_is_nothing_to_see():
+    seen = {}
+
+    def first_is_positive(labels, mask):
+        seen["labels of counts"] = labels.tolist()
+        return labels[:, 0] > 0
+
+    @defined_where(first_is_positive)
+    def loss_fn(scores, labels, *, mask, temperature=1.0):
+        seen.update(scores=scores.tolist(), labels=labels.tolist(), mask=mask.tolist())
+        return scores.sum(dim=-1)
+
+    loss_fn(
+        torch.tensor([[1.0, math.nan], [2.0, 3.0]]),
+        torch.tensor([[5.0, -100.0], [0.0, 6.0]]),
+        mask=torch.tensor([[True, False], [True, True]]),
+    )
+
+    assert seen["labels of counts"] == [[5.0, 0.0], [0.0, 6.0]]
+    assert seen["scores"] == [[1.0, 0.0], [0.0, 0.0]]
+    assert seen["labels"] == [[5.0, 0.0], [0.0, 0.0]]
+    assert seen["mask"] == [[True, False], [False, False]]
 
 
 @pytest.mark.parametrize("formula_value", [5.0, math.nan, math.inf])

@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import json
+import logging
+import random
+
+import ir_measures
+import pytest
+
+from rerank_trainer.data.formats import to_groups
+from rerank_trainer.data.trec import load_beir, read_qrels, read_run, write_run
+
+
+def written(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+# ---- runs
+
+
+def test_a_run_is_ordered_by_score_then_rank_then_line(tmp_path):
+    path = written(
+        tmp_path / "a.trec",
+        "q1 Q0 low 1 0.5 tag",
+        "q2\tQ0\tother\t1\t-3e-1\ttag",
+        "q1 Q0 late 3 2.0 tag",
+        "",
+        "q1 Q0 early 2 2.0 tag",
+        "q1 Q0 same-rank 2 2.0 tag",
+        "q1 Q0 best 9 10 tag",
+    )
+
+    assert read_run(path) == {
+        "q1": [("best", 10.0), ("early", 2.0), ("same-rank", 2.0), ("late", 2.0), ("low", 0.5)],
+        "q2": [("other", -0.3)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("q1 Q0 p2 2 1.5", r"run.trec:2: expected the six columns .*, found 5 in 'q1 Q0 p2 2 1.5'"),
+        ("q1 Q0 p 2 2 1.5 tag", "run.trec:2: expected the six columns .*, found 7"),
+        ("q1 Q0 p2 2 high tag", "run.trec:2: expected a finite number as score, found 'high'"),
+        ("q1 Q0 p2 2 nan tag", "run.trec:2: expected a finite number as score, found 'nan'"),
+        ("q1 Q0 p2 2 -inf tag", "run.trec:2: expected a finite number as score, found '-inf'"),
+        ("q1 Q0 p2 second 1.5 tag", "run.trec:2: expected an integer as rank, found 'second'"),
+        ("q1 Q0 p1 2 1.5 tag", "run.trec:2: query 'q1' has passage 'p1' for the second time"),
+    ],
+)
+def test_a_malformed_line_of_a_run_is_named(tmp_path, line, message):
+    path = written(tmp_path / "run.trec", "q1 Q0 p1 1 2.5 tag", line)
+
+    with pytest.raises(ValueError, match=message):
+        read_run(path)
+
+
+def test_a_written_run_is_read_as_it_was(tmp_path):
+    run = {"q2": [("p9", 0.1 + 0.2), ("p1", 0.3), ("p3", 0.3), ("p2", -1e-12)], "q1": [("p1", 7.0)]}
+
+    write_run(tmp_path / "a.trec", run, tag="mine")
+
+    assert read_run(tmp_path / "a.trec") == run
+
+
+def test_a_written_run_is_what_ir_measures_reads(tmp_path):
+    write_run(tmp_path / "a.trec", {"q1": [("p7", 3.5), ("p2", 4.25)]}, tag="mine")
+
+    assert list(ir_measures.read_trec_run(str(tmp_path / "a.trec"))) == [
+        ir_measures.ScoredDoc("q1", "p2", 4.25),
+        ir_measures.ScoredDoc("q1", "p7", 3.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("run", "tag", "message"),
+    [
+        ({"q1": [("p1", float("nan"))]}, "mine", "query 'q1', passage 'p1': expected a finite score, found nan"),
+        ({"q1": [("p 1", 1.0)]}, "mine", "without white space, found 'p 1'"),
+        ({"": [("p1", 1.0)]}, "mine", "without white space, found ''"),
+        ({"q1": [("p1", 1.0)]}, "my run", "without white space, found 'my run'"),
+        ({"q1": [("p1", 1.0), ("p1", 0.5)]}, "mine", r"query 'q1': expected each passage once, found \['p1', 'p1'\]"),
+    ],
+)
+def test_a_run_that_could_not_be_read_back_is_not_written(tmp_path, run, tag, message):
+    with pytest.raises(ValueError, match=message):
+        write_run(tmp_path / "a.trec", {"q0": [("p1", 1.0)]} | run, tag=tag)
+
+    assert not (tmp_path / "a.trec").exists()
+
+
+# ---- qrels
+
+HEADER = "query-id\tcorpus-id\tscore"
+
+
+def test_qrels_of_trec_and_of_beir_are_equal(tmp_path):
+    trec = written(tmp_path / "a.txt", "q1 0 p1 2", "q1 0 p2 -1", "q2\t0\tp1\t1")
+    beir = written(tmp_path / "b.tsv", HEADER, "q1\tp1\t2", "q1\tp2\t-1", "", "q2\tp1\t1")
+
+    assert read_qrels(trec) == read_qrels(beir) == {"q1": {"p1": 2, "p2": -1}, "q2": {"p1": 1}}
+
+
+def test_ids_of_beir_may_have_spaces(tmp_path):
+    assert read_qrels(written(tmp_path / "a.tsv", HEADER, "my query\ta passage\t1")) == {"my query": {"a passage": 1}}
+
+
+def test_the_same_line_twice_is_one_judgement(tmp_path):
+    assert read_qrels(written(tmp_path / "a.txt", "q1 0 p1 2", "q1 0 p1 2")) == {"q1": {"p1": 2}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["q1 0 p1 2", "q1 p2 1"], "a.tsv:2: expected the four columns .* found 3 in 'q1 p2 1'. Files with three"),
+        (["q1\tp1\t2"], "a.tsv:1: expected the four columns"),
+        ([HEADER, "q1 0 p1 2"], "a.tsv:2: expected the three columns query-id corpus-id score, found 4"),
+        (["q1 0 p1 high"], "a.tsv:1: expected an integer as grade, found 'high'"),
+        ([HEADER, "q1\tp1\t1.5"], "a.tsv:2: expected an integer as grade, found '1.5'"),
+        (
+            ["q1 0 p1 2", "q1 0 p1 0"],
+            "a.tsv:2: query 'q1' has passage 'p1' for the second time, with grade 0 instead of 2",
+        ),
+    ],
+)
+def test_a_malformed_line_of_qrels_is_named(tmp_path, lines, message):
+    path = written(tmp_path / "a.tsv", *lines)
+
+    with pytest.raises(ValueError, match=message):
+        read_qrels(path)
+
+
+# ---- BEIR folders
+
+
+def json_lines(*rows):
+    return [json.dumps(row) for row in rows]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five passages; q1 has grades 2 and 1, q2 has grade 1 and a judged 0, q3 a relevant passage that no run finds."""
+    written(
+        tmp_path / "corpus.jsonl",
+        *json_lines(
+            {"_id": "p1", "title": "Cats", "text": "chase mice"},
+            {"_id": "p2", "title": "", "text": " dogs chase cats "},
+            {"_id": "p3", "text": "birds sing"},
+            {"_id": "p4", "title": "Fish", "text": ""},
+            {"_id": "p5", "title": None, "text": "trees grow"},
+        ),
+    )
+    written(
+        tmp_path / "queries.jsonl",
+        *json_lines(*({"_id": f"q{i}", "text": text} for i, text in enumerate(["none", "cats", "birds", "stones"]))),
+    )
+    for split in ("train", "test"):
+        lines = ["q1\tp4\t1", "q1\tp2\t2", "q2\tp3\t1", "q2\tp1\t0", "q3\tp5\t1"]
+        written(tmp_path / "qrels" / f"{split}.tsv", HEADER, *lines)
+    run = ["q1 Q0 p3 3 1.0 a", "q1 Q0 p1 1 3.0 a", "q1 Q0 p2 2 2.0 a", "q2 Q0 p1 1 3.0 a", "q9 Q0 p1 1 3.0 a"]
+    written(tmp_path / "run.trec", *run)
+    return tmp_path
+
+
+def test_groups_for_evaluation_hold_the_candidates_in_their_order_and_the_gains_that_were_missed(folder):
+    groups = load_beir(folder, "test", run=folder / "run.trec")
+
+    assert list(groups) == [
+        {
+            "query": "cats",
+            "query_id": "q1",
+            "passages": ["Cats chase mice", "dogs chase cats", "birds sing"],
+            "passage_ids": ["p1", "p2", "p3"],
+            "labels": [0.0, 2.0, 0.0],
+            "missed_gains": [1.0],
+        },
+        {
+            "query": "birds",
+            "query_id": "q2",
+            "passages": ["Cats chase mice"],
+            "passage_ids": ["p1"],
+            "labels": [0.0],
+            "missed_gains": [1.0],
+        },
+        {"query": "stones", "query_id": "q3", "passages": [], "passage_ids": [], "labels": [], "missed_gains": [1.0]},
+    ]
+    assert list(to_groups(groups)) == list(groups)
+
+
+def test_for_training_relevant_passages_join_the_candidates_at_the_end(folder):
+    groups = load_beir(folder, "train", run=folder / "run.trec")
+
+    assert groups["passage_ids"][:] == [["p1", "p2", "p3", "p4"], ["p1", "p3"], ["p5"]]
+    assert groups["labels"][:] == [[0.0, 2.0, 0.0, 1.0], [0.0, 1.0], [1.0]]
+    assert groups["missed_gains"][:] == [[], [], []]
+    assert groups["passages"][0] == ["Cats chase mice", "dogs chase cats", "birds sing", "Fish"]
+
+
+def test_what_joins_the_candidates_can_be_said(folder):
+    run = folder / "run.trec"
+
+    assert list(load_beir(folder, "test", run=run, add_positives=True)) == list(load_beir(folder, "train", run=run))
+    assert list(load_beir(folder, "train", run=run, add_positives=False)) == list(load_beir(folder, "test", run=run))
+
+
+def test_candidates_below_the_depth_count_as_missed(folder):
+    groups = load_beir(folder, "test", run=folder / "run.trec", depth=1)
+
+    assert groups["passage_ids"][:] == [["p1"], ["p1"], []]
+    assert groups["missed_gains"][:] == [[1.0, 2.0], [1.0], [1.0]]
+
+
+def test_the_first_stage_is_bm25_when_no_run_is_given(folder, caplog):
+    caplog.set_level(logging.INFO)
+
+    groups = load_beir(folder, "test")
+
+    assert groups["passage_ids"][:] == [["p1", "p2"], ["p3"], []]
+    assert "top 100 of BM25" in caplog.text
+
+
+def test_the_log_says_where_groups_come_from_and_what_was_missed(folder, caplog):
+    caplog.set_level(logging.INFO)
+
+    load_beir(folder, "test", run=folder / "run.trec")
+    load_beir(folder, "train", run=folder / "run.trec")
+
+    evaluation, training = (record.getMessage() for record in caplog.records)
+    assert f"3 groups of the top 100 of the run {folder / 'run.trec'} for {folder / 'qrels' / 'test.tsv'}" in evaluation
+    assert "of 4 relevant passages 3 are not among the candidates and stay out, as missed gains" in evaluation
+    assert "(add_positives=False); 1 groups without passages" in evaluation
+    assert "3 are not among the candidates and joined them (add_positives=True); 0 groups without" in training
+
+
+def test_a_query_of_which_nothing_is_known_is_left_out_and_counted(folder, caplog):
+    caplog.set_level(logging.INFO)
+    written(folder / "qrels" / "test.tsv", HEADER, "q1\tp2\t1", "q3\tp5\t0")
+
+    groups = load_beir(folder, "test", run=folder / "run.trec")
+
+    assert groups["query_id"][:] == ["q1"]
+    assert "left out: 1 queries with neither candidates nor a relevant passage" in caplog.text
+
+
+def test_a_negative_grade_is_label_zero_and_counted(folder, caplog):
+    caplog.set_level(logging.INFO)
+    written(folder / "qrels" / "test.tsv", HEADER, "q1\tp2\t-2", "q1\tp1\t3", "q1\tp5\t-1")
+
+    (group,) = load_beir(folder, "test", run=folder / "run.trec")
+
+    assert (group["labels"], group["missed_gains"]) == ([3.0, 0.0, 0.0], [])
+    assert "label 0 for 2 negative grades" in caplog.text
+
+
+def test_queries_are_sampled_by_seed_in_the_order_of_the_qrels(folder):
+    names = [f"q{i}" for i in range(40)]
+    written(folder / "queries.jsonl", *json_lines(*({"_id": name, "text": "cats"} for name in names)))
+    written(folder / "qrels" / "test.tsv", HEADER, *(f"{name}\tp1\t1" for name in names))
+
+    def sampled(num_queries, seed):
+        return load_beir(folder, "test", num_queries=num_queries, seed=seed)["query_id"][:]
+
+    assert len(sampled(10, 0)) == len(set(sampled(10, 0))) == 10
+    assert sampled(10, 0) == sampled(10, 0) == sorted(sampled(10, 0), key=names.index)
+    assert sampled(10, 0) != sampled(10, 1)
+    assert sampled(100, 0) == names
+
+
+def test_grades_of_a_shuffled_run_give_the_metrics_of_the_qrels(folder):
+    rng = random.Random(0)
+    passages = [f"p{i}" for i in range(30)]
+    written(folder / "corpus.jsonl", *json_lines(*({"_id": name, "text": name} for name in passages)))
+    grades = {f"q{i}": {name: rng.randrange(4) for name in rng.sample(passages, 12)} for i in range(4)}
+    lines = [f"{query}\t{name}\t{grade}" for query, of_query in grades.items() for name, grade in of_query.items()]
+    written(folder / "qrels" / "test.tsv", HEADER, *lines)
+    run = {query: [(name, rng.random()) for name in rng.sample(passages, 20)] for query in grades}
+    write_run(folder / "run.trec", run, tag="random")
+
+    groups = load_beir(folder, "test", run=folder / "run.trec", depth=10)
+
+    # Ranked as the run has it; the missed passages are judged, but in no run.
+    qrels, found = {}, {}
+    for group in groups:
+        gains = dict(zip(group["passage_ids"], group["labels"], strict=True))
+        gains |= {f"missed {i}": gain for i, gain in enumerate(group["missed_gains"])}
+        qrels[group["query_id"]] = {name: int(gain) for name, gain in gains.items()}
+        found[group["query_id"]] = {name: -float(rank) for rank, name in enumerate(group["passage_ids"])}
+    cut = {query: dict(sorted(of_query, key=lambda entry: -entry[1])[:10]) for query, of_query in run.items()}
+    for measure in (ir_measures.nDCG @ 10, ir_measures.R @ 10, ir_measures.AP):
+        expected = ir_measures.calc_aggregate([measure], grades, cut)
+        assert ir_measures.calc_aggregate([measure], qrels, found) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("qrels/test.tsv", "q2\tp7\t1", r"test.tsv:7: passage 'p7' is not in .*corpus.jsonl \(1 such in all\)"),
+        ("qrels/test.tsv", "q7\tp1\t1", "test.tsv:7: query 'q7' is not in .*queries.jsonl"),
+        ("run.trec", "q2 Q0 p8 2 2.0 a", "run.trec:6: passage 'p8' is not in .*corpus.jsonl"),
+        ("run.trec", "q2 Q0 p2 2 nan a", "run.trec:6: expected a finite number as score, found 'nan'"),
+        ("corpus.jsonl", '{"_id": "p3", "text": "again"}', "corpus.jsonl:6: found _id 'p3' for the second time"),
+        ("corpus.jsonl", '{"_id": "p9"', 'corpus.jsonl:6: expected one JSON object, found \'{"_id": "p9"\''),
+        ("corpus.jsonl", '{"_id": "p9", "title": "t"}', "corpus.jsonl:6: expected a JSON object with _id and text"),
+        ("corpus.jsonl", '["p9", "t"]', "corpus.jsonl:6: expected a JSON object with _id and text"),
+        ("queries.jsonl", '{"_id": null, "text": "t"}', "queries.jsonl:5: expected a JSON object with _id and text"),
+    ],
+)
+def test_a_bad_line_of_the_folder_is_named(folder, file, line, message):
+    path = folder / file
+    written(path, *path.read_text().splitlines(), line)
+
+    with pytest.raises(ValueError, match=message):
+        load_beir(folder, "test", run=folder / "run.trec")
+
+
+def test_a_candidate_without_text_is_refused(folder):
+    corpus = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    corpus[0] |= {"title": " ", "text": ""}
+    written(folder / "corpus.jsonl", *json_lines(*corpus))
+
+    with pytest.raises(ValueError, match="passage 'p1', a candidate of query 'q1', has neither title nor text"):
+        load_beir(folder, "test", run=folder / "run.trec")
+
+
+def test_a_query_without_text_is_refused(folder):
+    written(folder / "queries.jsonl", *json_lines(*({"_id": f"q{i}", "text": "  "} for i in range(4))))
+
+    with pytest.raises(ValueError, match="queries.jsonl: query 'q1' has no text"):
+        load_beir(folder, "test", run=folder / "run.trec")
+
+
+def test_a_run_of_other_queries_is_refused(folder):
+    written(folder / "run.trec", "x1 Q0 p1 1 1.0 a")
+
+    with pytest.raises(ValueError, match="share no query: the run has 'x1' and 1 in all, the qrels have 'q1' and 3"):
+        load_beir(folder, "test", run=folder / "run.trec")
+
+
+@pytest.mark.parametrize("line", ["q1\tp1\t0", None])
+def test_qrels_that_give_no_group_are_refused(folder, line):
+    written(folder / "queries.jsonl", '{"_id": "q1", "text": "zebra"}')
+    written(folder / "qrels" / "test.tsv", HEADER, *([line] if line else []))
+
+    with pytest.raises(ValueError, match=r"test.tsv: expected (a query with candidates|judged queries).*, found none"):
+        load_beir(folder, "test")
+
+
+def test_missing_files_are_listed_by_name(folder):
+    (folder / "queries.jsonl").unlink()
+
+    with pytest.raises(
+        FileNotFoundError, match=r"queries.jsonl, .*dev.tsv, .*bm25.trec. .* qrels for \['test', 'train'\]"
+    ):
+        load_beir(folder, "dev", run=folder / "bm25.trec")
+
+
+@pytest.mark.parametrize("option", ["depth", "num_queries"])
+def test_counts_below_one_are_refused(folder, option):
+    with pytest.raises(ValueError, match=f"{option} must be 1 or more, found 0"):
+        load_beir(folder, "test", **{option: 0})
+
+
+@pytest.mark.slow
+def test_groups_of_a_real_collection_give_the_recall_of_its_run(rerank_data):
+    groups = load_beir(rerank_data / "scifact", "test", run=rerank_data / "scifact" / "run.bm25.test.trec")
+
+    recall = [
+        sum(labels) / (sum(labels) + len(missed))
+        for labels, missed in zip(groups["labels"], groups["missed_gains"], strict=True)
+    ]
+    assert len(groups) == 300
+    assert sum(recall) / 300 == pytest.approx(0.9127, abs=5e-5)  # R@100 in the collection's README
