@@ -110,9 +110,38 @@ def test_rows_are_counted_as_the_caller_sees_them():
         to_groups(rows)
 
 
-def test_a_column_of_nothing_but_none_is_a_missing_value():
-    with pytest.raises(ValueError, match="row 0, column 'query': .* found None"):
-        to_groups(Dataset.from_list([GROUP | {"query": None}]))
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("query", None, "row 0, column 'query': .* found None"),
+        ("passages", None, "row 0, column 'passages': .* found None"),
+        ("passages", [None, None], "row 0, column 'passages', entry 0: .* found None"),
+        ("labels", [None, None], "row 0, column 'labels', entry 0: .* found None"),
+    ],
+)
+def test_a_column_of_nothing_but_none_is_a_missing_value(column, value, message):
+    with pytest.raises(ValueError, match=message):
+        to_groups(Dataset.from_list([GROUP | {column: value}]))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "remedy"),
+    [
+        ("query", "", "Fill it in or leave it out, together with what belongs to it."),
+        ("passages", [], "Fill it or leave the row out."),
+        ("weight", -1.0, "Give such a number or leave the row out."),
+        ("source", None, 'Fill it in (with "" where there is none) or remove the column.'),
+        ("labels", [1.0], "Give one for each passage, or leave the row out."),
+    ],
+)
+def test_a_message_says_what_to_do(column, value, remedy):
+    with pytest.raises(ValueError, match="row 1") as error:
+        to_groups(
+            Dataset.from_list(
+                [GROUP | {"source": "s", "weight": 1.0}, GROUP | {"source": "s", "weight": 1.0, column: value}]
+            )
+        )
+    assert remedy in str(error.value)
 
 
 def test_a_long_value_is_cut_short_in_the_message():

@@ -86,6 +86,7 @@ def test_layouts_have_unlike_names():
         ({"query": TEXT, "positive": TEXT, "negative": TEXTS}, r"negative \(list of string\)"),
         ({"query": TEXT, "answer": TEXT, "score": TEXT}, r"score \(string\)"),
         ({"query": TEXT, "pos": TEXTS}, r"pos \(list of string\)"),
+        ({"query": {"text": TEXT}, "answer": TEXT}, r"query \(dict\), answer \(string\)"),
         (
             {"query": TEXT, "positive": TEXT, "negative": TEXT, "pos": TEXTS, "neg": TEXTS},
             r"more than one layout matches(.|\n)*- n-tuple(.|\n)*- flag_embedding",
