@@ -123,7 +123,11 @@ def split_of_module(module: str, shares: Mapping[str, float]) -> str:
 def functions_of(tree: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
     """Functions and methods at any depth, with their dotted names."""
     for node in ast.iter_child_nodes(tree):
-        name = f"{prefix}.{node.name}" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) else prefix
+        name = (
+            f"{prefix}.{node.name}"
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            else prefix
+        )
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield name, node
         yield from functions_of(node, name)

@@ -61,9 +61,7 @@ class TrainGroups(Dataset[dict[str, Any]]):
         top_share: Share of the negatives taken from the top of the list; the others are drawn from the rest.
     """
 
-    def __init__(
-        self, groups: datasets.Dataset, *, passages_per_query: int, seed: int, top_share: float = 0.0
-    ) -> None:
+    def __init__(self, groups: datasets.Dataset, *, passages_per_query: int, seed: int, top_share: float = 0.0) -> None:
         self.groups = groups
         self.passages_per_query = passages_per_query
         self.seed = seed
@@ -127,4 +125,3 @@ def choose_passages(labels: Sequence[float], num_passages: int, *, top_share: fl
     num_top = round(top_share * num_negatives)
     top, others = negatives[:num_top], negatives[num_top:]
     return sorted([*rng.sample(positives, num_positives), *top, *rng.sample(others, num_negatives - num_top)])
-

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-# Two pairs of words that share nothing: the first shows where a tokenizer puts its special tokens, the second checks it.
+# Two pairs that share no word: the first shows where a tokenizer puts its special tokens, the second checks it.
 _PROBES = (("what heats water", "a kettle on fire"), ("who wrote", "seven long books about old ships"))
 
 

@@ -34,7 +34,9 @@ def parse_metric(name: str) -> Any:
     """
     match = re.fullmatch(r"([a-z]+)(?:@([1-9]\d*))?", name)
     if match is None or match[1] not in _MEASURES or (match[1] in _NEEDS_CUTOFF and match[2] is None):
-        raise ValueError(f"metric {name!r} is not known; expected one of ndcg, mrr, map, recall@k, precision@k, or with @k")
+        raise ValueError(
+            f"metric {name!r} is not known; expected one of ndcg, mrr, map, recall@k, precision@k, or with @k"
+        )
     measure = _MEASURES[match[1]]
     return measure @ int(match[2]) if match[2] else measure
 

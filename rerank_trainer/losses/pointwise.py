@@ -45,10 +45,11 @@ def mse(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.
 
     .. math:: \ell(s, t) = \frac{1}{n} \sum_i (s_i / \tau - t_i)^2
 
-    The sum runs over the n real passages of the group. With a teacher's logits as targets this is the distillation of
-    InRanker (Laitz et al., 2024, https://arxiv.org/abs/2401.06910); with labels it is pointwise regression. It
-    ties the student to the teacher's scale, which the other distillation losses leave free. ``MSELoss`` in
-    sentence-transformers. Squares of differences above 1e19 are infinite in float32; the gradient stays finite.
+    The sum runs over the n real passages of the group. With a teacher's logits as targets this is distillation as in
+    InRanker (Laitz et al., 2024, https://arxiv.org/abs/2401.06910), which compares two logits a passage where we have
+    one score; with labels it is pointwise regression. It ties each score to a place on the teacher's scale, while
+    ``margin_mse`` ties differences and ``kl`` their softmax. ``MSELoss`` in sentence-transformers. Squares of
+    differences above 1e19 are infinite in float32; the gradient stays finite.
 
     Args:
         scores: Model logits, ``(batch_size, group_size)``.

@@ -42,8 +42,8 @@ def fold_two_logits(model: nn.Module) -> None:
             one.bias.copy_(last.bias[1:] - last.bias[:1])
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, one)
-    model.num_labels = 1  # type: ignore[assignment]
-    model.config.num_labels = 1  # type: ignore[union-attr]
+    model.num_labels = 1
+    model.config.num_labels = 1
 
 
 def _last_linear(model: nn.Module, num_outputs: int) -> tuple[str, nn.Linear]:

@@ -42,14 +42,15 @@ def load_model(
         ValueError: If the checkpoint classifies into more than two labels, or is a chain of several modules.
     """
     # what AutoConfig also needs; the rest belongs to the weights
-    hub = {key: model_kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in model_kwargs}
+    shared = ("revision", "token", "cache_dir", "local_files_only")
+    hub: dict[str, Any] = {key: model_kwargs[key] for key in shared if key in model_kwargs}
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
     num_labels = config.num_labels if has_head else 1
     if num_labels > 2:
         raise ValueError(
-            f"{name} classifies into {num_labels} labels {list(config.id2label.values())}; a reranker has one logit, or "
-            "two (not relevant, relevant). Choose a reranker, or the backbone under this model."
+            f"{name} classifies into {num_labels} labels {list(config.id2label.values())}; a reranker has one logit, "
+            "or two (not relevant, relevant). Choose a reranker, or the backbone under this model."
         )
     _refuse_module_chain(name, hub)
     model_kwargs.setdefault("use_safetensors", True)
@@ -125,7 +126,9 @@ def keep_backbone_layers(model: PreTrainedModel, layers: int | list[int]) -> Non
     total = model.config.num_hidden_layers
     chosen = list(range(layers)) if isinstance(layers, int) else list(layers)
     if not chosen or sorted(set(chosen)) != chosen or chosen[0] < 0 or chosen[-1] >= total:
-        raise ValueError(f"keep_layers={layers!r}: expected numbers from 0 to {total - 1} in ascending order, or a count")
+        raise ValueError(
+            f"keep_layers={layers!r}: expected numbers from 0 to {total - 1} in ascending order, or a count"
+        )
     stacks = [
         (name, module)
         for name, module in model.named_modules()

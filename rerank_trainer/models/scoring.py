@@ -36,7 +36,7 @@ def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def pad_rows(rows: TokenRows, chosen: Sequence[int], *, pad_token_id: int, padding_side: str) -> dict[str, Tensor]:
-    """The chosen rows as a model's input: ``input_ids``, ``attention_mask`` (and segments), ``(num_chosen, longest)``."""
+    """The chosen rows as a model's input: ids, attention mask and segments, each ``(num_chosen, longest)``."""
     index = torch.tensor(chosen, device=rows["lengths"].device)
     lengths = rows["lengths"][index][:, None]
     starts = (rows["lengths"].cumsum(0) - rows["lengths"])[index][:, None]
@@ -102,7 +102,7 @@ def bind_row_forward(model: nn.Module, scorer: RowScorer) -> None:
     must open one autocast context around all its micro-batches: so the engine runs inside ``forward``. Calls without
     ``rows`` are the model's own. Bound again, the newer scorer holds.
     """
-    model.row_scorer = scorer  # type: ignore[assignment]
+    model.row_scorer = scorer
     model.forward = MethodType(_row_forward, model)
 
 
@@ -110,4 +110,4 @@ def _row_forward(self: nn.Module, *args: Any, rows: TokenRows | None = None, **k
     plain = MethodType(type(self).forward, self)
     if rows is None:
         return plain(*args, **kwargs)
-    return self.row_scorer(plain, rows)  # type: ignore[operator]
+    return self.row_scorer(plain, rows)

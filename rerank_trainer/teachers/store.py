@@ -1,4 +1,4 @@
-"""The store of teacher scores: each shard of groups is scored once and kept under a fingerprint of teacher and texts."""
+"""The store of teacher scores: a shard of groups is scored once and kept under a fingerprint of teacher and texts."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def add_teacher_scores(
     """
     if "teacher_scores" in groups.column_names:
         raise ValueError(
-            "the groups have a column teacher_scores already and a teacher is given: which one counts? Pass teacher=None "
-            'to use the column, or drop it: dataset.remove_columns("teacher_scores").'
+            "the groups have a column teacher_scores already and a teacher is given: which one counts? Pass "
+            'teacher=None to use the column, or drop it: dataset.remove_columns("teacher_scores").'
         )
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,9 +70,7 @@ def add_teacher_scores(
             scores.extend(shard_scores)
             bar.update(sum(map(len, shard_scores)))
     logger.info("teacher scores: %d pairs scored, %d read from %s", num_scored, num_pairs - num_scored, folder)
-    return groups.add_column(
-        "teacher_scores", scores, feature=datasets.List(datasets.Value("float32"))
-    )
+    return groups.add_column("teacher_scores", scores, feature=datasets.List(datasets.Value("float32")))
 
 
 def _shards(texts: datasets.Dataset) -> Iterator[list[dict[str, Any]]]:
@@ -118,7 +116,9 @@ def _read(path: Path, shard: Sequence[Mapping[str, Any]]) -> list[list[float]]:
         lengths = tensors["lengths"].tolist()
         groups = [part.tolist() for part in tensors["scores"].split(lengths)]
     except (SafetensorError, KeyError, RuntimeError, OSError) as error:
-        raise ValueError(f"the stored teacher scores {path} are damaged ({error}). Delete the file: it is made again.") from error
+        raise ValueError(
+            f"the stored teacher scores {path} are damaged ({error}). Delete the file: it is made again."
+        ) from error
     if lengths != [len(group["passages"]) for group in shard]:
         raise ValueError(f"the stored teacher scores {path} belong to other groups. Delete the file: it is made again.")
     return groups

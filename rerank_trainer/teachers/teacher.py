@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -51,28 +52,40 @@ class RerankerTeacher:
     def __init__(self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None) -> None:
         if reranker.fresh_parameters:
             raise ValueError(
-                f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores are "
-                "random. Give a trained reranker, or train this one first with ContrastiveRerankTrainer."
+                f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores "
+                "are random. Give a trained reranker, or train this one first with ContrastiveRerankTrainer."
             )
         self.reranker = reranker
         self.autocast_dtype = autocast_dtype
         self.fingerprint = fingerprint_reranker(reranker, autocast_dtype)
 
     def score(self, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, list[list[float]]]:
+        """As :meth:`Teacher.score`: the reranker's logits."""
         pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
         scores = iter(self.reranker.predict(pairs, autocast_dtype=self.autocast_dtype).tolist())
         return {"scores": [[next(scores) for _ in group["passages"]] for group in groups]}
 
 
-def as_teacher(teacher: str | Reranker | Teacher, *, autocast_dtype: torch.dtype | None = None) -> Teacher:
+def as_teacher(
+    teacher: str | Path | Reranker | Teacher,
+    *,
+    device: torch.device | str = "cpu",
+    autocast_dtype: torch.dtype | None = None,
+) -> Teacher:
     """A teacher from a Hub id or folder, a reranker, or a teacher.
+
+    Args:
+        teacher: The teacher in any of these forms.
+        device: Where a teacher given by name is put.
+        autocast_dtype: Compute a reranker's scores in this type; None computes in the weights' type.
 
     Raises:
         ValueError: If it is none of these.
     """
-    if isinstance(teacher, str):
+    if isinstance(teacher, str | Path):
         logger.info("loading the teacher %s", teacher)
         teacher = Reranker.from_pretrained(teacher, dtype="auto")
+        teacher.model.to(device)
     if isinstance(teacher, Reranker):
         return RerankerTeacher(teacher, autocast_dtype=autocast_dtype)
     if isinstance(teacher, Teacher):

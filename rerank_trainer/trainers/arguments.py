@@ -49,9 +49,13 @@ class RerankTrainingArguments(TrainingArguments):
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
-    learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})  # type: ignore[assignment]
+    learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1, a share of all."})
+    label_names: list[str] = field(
+        default_factory=lambda: ["labels", "missed_gains"],
+        metadata={"help": "What compute_metrics gets beside scores."},
+    )
     eval_metrics: list[str] = field(
         default_factory=lambda: list(DEFAULT_METRICS), metadata={"help": "Ranking metrics of evaluation."}
     )
@@ -65,18 +69,18 @@ class RerankTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.remove_unused_columns = False  # groups hold texts, which no model's forward names
-        if self.label_names is None:
-            self.label_names = ["labels", "missed_gains"]
         if self.passages_per_query < 2:
             raise ValueError(
-                f"passages_per_query={self.passages_per_query}: a ranking loss compares passages of one query, so give 2 "
-                "or more (16 is a good start)."
+                f"passages_per_query={self.passages_per_query}: a ranking loss compares passages of one query, so give "
+                "2 or more (16 is a good start)."
             )
         for name in ("temperature", "teacher_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: it divides scores, so give a number above 0")
         if not 0 <= self.label_weight <= 1:
-            raise ValueError(f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)")
+            raise ValueError(
+                f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
+            )
         self.top_share  # noqa: B018  refuses an unknown name before any work
         for metric in self.eval_metrics:
             parse_metric(metric)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 from torch.utils.data import DataLoader, Dataset
@@ -26,7 +26,7 @@ from rerank_trainer.trainers.learning_rates import default_head_learning_rate, d
 
 logger = logging.getLogger(__name__)
 
-Rows = datasets.Dataset | str | Path
+Rows: TypeAlias = datasets.Dataset | str | Path
 
 
 class RerankTrainer(GroupHooks):
@@ -168,7 +168,7 @@ def as_reranker(
     Raises:
         ValueError: If a Transformers model comes without its tokenizer, or a reranker with other lengths than asked.
     """
-    lengths = {"max_length": args.max_length, "query_max_length": args.query_max_length}
+    lengths: dict[str, Any] = {"max_length": args.max_length, "query_max_length": args.query_max_length}
     if isinstance(model, Reranker):
         return model.with_lengths(**lengths) if any(lengths.values()) else model
     if isinstance(model, str | Path):

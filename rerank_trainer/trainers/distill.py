@@ -44,7 +44,7 @@ class DistillRerankTrainer(RerankTrainer):
         model: str | Path | PreTrainedModel | Reranker,
         args: RerankTrainingArguments | None = None,
         *,
-        teacher: str | Reranker | Teacher | None = None,
+        teacher: str | Path | Reranker | Teacher | None = None,
         **options: Any,
     ) -> None:
         self.teacher = teacher
@@ -70,9 +70,8 @@ class DistillRerankTrainer(RerankTrainer):
         args = self._teacher_options or RerankTrainingArguments("trainer_output")
         # with a teacher, a column `scores` can only mean labels
         groups = load_groups(rows, scores_are="labels")
-        teacher = as_teacher(self.teacher, autocast_dtype=torch.bfloat16 if args.bf16 else None)
-        if isinstance(self.teacher, str):
-            teacher.reranker.model.to(args.device)
+        autocast_dtype = torch.bfloat16 if args.bf16 else None
+        teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
         with args.main_process_first(desc="teacher scores"):
             groups = add_teacher_scores(groups, teacher, cache_dir=args.teacher_cache_dir)
         require_targets(groups, objective)

@@ -18,7 +18,9 @@ def group(passages, row=0, **columns):
 def test_a_batch_of_ragged_groups_in_full():
     batch = RerankCollator(TEMPLATE)(
         [
-            group(["fire", "water", "rain"], row=4, labels=[0.0, 2.0, 1.0], teacher_scores=[-1.0, 3.5, 0.5], weight=0.5),
+            group(
+                ["fire", "water", "rain"], row=4, labels=[0.0, 2.0, 1.0], teacher_scores=[-1.0, 3.5, 0.5], weight=0.5
+            ),
             group(["ship"], row=7, labels=[1.0], teacher_scores=[2.0], weight=None),
         ]
     )

@@ -16,7 +16,9 @@ def test_ndcg_of_graded_labels_by_hand():
     found = 1 / math.log2(2) + 3 / math.log2(4)
     ideal = 3 / math.log2(2) + 1 / math.log2(3)
 
-    assert ranking_metrics([[0.9, 0.5, 0.1]], [[1, 0, 3]], metrics=["ndcg@10"])["ndcg@10"] == pytest.approx(found / ideal)
+    assert ranking_metrics([[0.9, 0.5, 0.1]], [[1, 0, 3]], metrics=["ndcg@10"])["ndcg@10"] == pytest.approx(
+        found / ideal
+    )
 
 
 def test_mrr_map_recall_and_precision_by_hand():
@@ -73,7 +75,9 @@ def test_figures_equal_those_of_ir_measures_on_trec_files(tmp_path):
     (tmp_path / "run").write_text(
         "".join(f"{q} Q0 p{i} 1 {s:.17g} tag\n" for q, row in enumerate(scores) for i, s in enumerate(row))
     )
-    (tmp_path / "qrels").write_text("".join(f"{q} 0 p{i} {y}\n" for q, row in enumerate(labels) for i, y in enumerate(row)))
+    (tmp_path / "qrels").write_text(
+        "".join(f"{q} 0 p{i} {y}\n" for q, row in enumerate(labels) for i, y in enumerate(row))
+    )
     expected = ir_measures.calc_aggregate(
         [ir_measures.nDCG @ 10, ir_measures.RR @ 10, ir_measures.AP, ir_measures.R @ 5],
         ir_measures.read_trec_qrels(str(tmp_path / "qrels")),

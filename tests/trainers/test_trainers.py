@@ -99,10 +99,16 @@ def test_predict_returns_scores_labels_and_missed_gains(taught):
 @pytest.mark.parametrize("options", [{}, {"label_weight": 0.3}, {"objective": "margin_mse"}], ids=str)
 def test_a_student_learns_from_a_teacher(taught, make_args, options):
     teacher, _, _ = taught
-    args = make_args(num_train_epochs=6, per_device_train_batch_size=8, learning_rate=4e-3, passages_per_query=6, **options)
+    args = make_args(
+        num_train_epochs=6, per_device_train_batch_size=8, learning_rate=4e-3, passages_per_query=6, **options
+    )
     groups = word_groups(160)
     student = DistillRerankTrainer(
-        small_reranker(seed=5), args, teacher=teacher.reranker, train_dataset=groups, eval_dataset=word_groups(60, seed=9)
+        small_reranker(seed=5),
+        args,
+        teacher=teacher.reranker,
+        train_dataset=groups,
+        eval_dataset=word_groups(60, seed=9),
     )
     before = student.evaluate()["eval_ndcg@10"]
     student.train()
@@ -207,7 +213,9 @@ def test_a_plain_model_needs_its_tokenizer(make_args):
 
     with pytest.raises(ValueError, match="BertForSequenceClassification without its tokenizer"):
         ContrastiveRerankTrainer(model, make_args())
-    assert ContrastiveRerankTrainer(model, make_args(max_length=32), processing_class=tokenizer).reranker.max_length == 32
+    assert (
+        ContrastiveRerankTrainer(model, make_args(max_length=32), processing_class=tokenizer).reranker.max_length == 32
+    )
 
 
 def test_rows_in_any_layout_train(make_args, tmp_path):
