@@ -43,9 +43,9 @@ METRICS = ("ndcg@10", "mrr@10")
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, default=Path("benchmark_output"))
-    parser.add_argument("--num_groups", type=int, default=1000, help="training groups of 8 for students")
+    parser.add_argument("--num_groups", type=int, default=600, help="training groups of 8 for students")
     parser.add_argument("--num_teacher_groups", type=int, default=2000, help="training groups of 8 for the teacher")
-    parser.add_argument("--num_queries", type=int, default=120, help="test queries of each collection")
+    parser.add_argument("--num_queries", type=int, default=80, help="test queries of each collection")
     parser.add_argument("--depth", type=int, default=20, help="BM25 candidates reranked")
     parser.add_argument("--max_length", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3, help="layers of the student, of MiniLM's 6")
@@ -95,12 +95,16 @@ def start_model(options: argparse.Namespace, seed: int, layers: int | None) -> R
 
 
 def train_teacher(options: argparse.Namespace) -> tuple[Reranker, float]:
+    metrics = options.output_dir / "teacher" / "train_results.json"
+    if metrics.exists():
+        return Reranker.from_pretrained(metrics.parent), json.loads(metrics.read_text())["train_runtime"]
     args = RerankTrainingArguments(**arguments(options, "teacher", 0), passages_per_query=GROUP_SIZE)
     groups = training_groups(options.num_teacher_groups)
     trainer = ContrastiveRerankTrainer(start_model(options, 0, None), args, train_dataset=groups)
-    seconds = trainer.train().metrics["train_runtime"]
+    output = trainer.train()
     trainer.save_model()
-    return trainer.reranker, seconds
+    trainer.save_metrics("train", output.metrics, combined=False)
+    return trainer.reranker, output.metrics["train_runtime"]
 
 
 def train_student(side: str, seed: int, options: argparse.Namespace) -> tuple[Reranker, float]:

@@ -46,6 +46,15 @@ def add_teacher_scores(
     Raises:
         ValueError: If the groups have teacher scores already, the teacher returns other numbers of scores or a score
             that is not finite, or a stored file is damaged.
+
+    >>> class LengthTeacher:
+    ...     scale, fingerprint = "logit", "the length of the passage"
+    ...     def score(self, groups):
+    ...         return {"scores": [[float(len(passage)) for passage in group["passages"]] for group in groups]}
+    >>> groups = datasets.Dataset.from_dict({"query": ["1 + 1"], "passages": [["two", "eleven"]]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     add_teacher_scores(groups, LengthTeacher(), cache_dir=folder)["teacher_scores"][0]
+    [3.0, 6.0]
     """
     if "teacher_scores" in groups.column_names:
         raise ValueError(
