@@ -16,7 +16,13 @@ MAX_HEAD_LEARNING_RATE = 1e-3
 def default_learning_rate(num_parameters: int) -> float:
     """A learning rate for a model of this size: published ones, straight lines between them in logarithms.
 
-    >>> round(default_learning_rate(150_000_000), 8)
+    Args:
+        num_parameters: Of the whole model. Smaller and larger models than the published ones take the nearest rate.
+
+    Returns:
+        The rate to two digits.
+
+    >>> default_learning_rate(150_000_000)
     1.5e-05
     """
     sizes = [math.log(size) for size, _ in _PUBLISHED]
@@ -24,7 +30,7 @@ def default_learning_rate(num_parameters: int) -> float:
     size = min(max(math.log(num_parameters), sizes[0]), sizes[-1])
     upper = next(i for i in range(1, len(sizes)) if size <= sizes[i])
     share = (size - sizes[upper - 1]) / (sizes[upper] - sizes[upper - 1])
-    return math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1]))
+    return float(f"{math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1])):.1e}")
 
 
 def default_head_learning_rate(learning_rate: float) -> float:
