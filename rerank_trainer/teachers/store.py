@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from rerank_trainer.data.columns import GROUP_FEATURES
 from rerank_trainer.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def add_teacher_scores(
             scores.extend(shard_scores)
             bar.update(sum(map(len, shard_scores)))
     logger.info("teacher scores: %d pairs scored, %d read from %s", num_scored, num_pairs - num_scored, folder)
-    return groups.add_column("teacher_scores", scores, feature=datasets.List(datasets.Value("float32")))
+    return groups.add_column("teacher_scores", scores, feature=GROUP_FEATURES["teacher_scores"])
 
 
 def _shards(texts: datasets.Dataset) -> Iterator[list[dict[str, Any]]]:
