@@ -40,6 +40,7 @@ GROUP_SIZE = 8
 STUDENT_BATCH, STUDENT_LEARNING_RATE = 4, 3e-4
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 METRICS = ("ndcg@10", "mrr@10")
+SIDES = ("CL", "KD", "sentence-transformers")
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,6 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max_length", type=int, default=96)
     parser.add_argument("--layers", type=int, default=3, help="layers of the student, of MiniLM's 6")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES, help="students to train")
     return parser.parse_args()
 
 
@@ -174,8 +176,7 @@ def run_cell(side: str, seed: int, options: argparse.Namespace) -> dict[str, Any
 
 def cells(options: argparse.Namespace) -> list[tuple[str, int]]:
     """First what every seed needs, then seed by seed, so that a stopped run has whole seeds."""
-    sides = ("CL", "KD", "sentence-transformers")
-    return [("BM25", 0), ("teacher", 0)] + [(side, seed) for seed in options.seeds for side in sides]
+    return [("BM25", 0), ("teacher", 0)] + [(side, seed) for seed in options.seeds for side in options.sides]
 
 
 def table(results: list[dict[str, Any]], metric: str = "ndcg@10") -> str:

@@ -42,7 +42,7 @@ SOURCES = {
     "numpy": (Path(numpy.__file__).parent, {"dev": 0.30, "test": 0.70}),
 }
 MIN_QUERY_WORDS, MAX_QUERY_WORDS = 4, 40
-MAX_PASSAGE_CHARACTERS = 400
+MAX_PASSAGE_CHARACTERS = 160
 DEPTH = 20
 BM25_NEGATIVES, RANDOM_NEGATIVES = 4, 3
 
@@ -84,7 +84,7 @@ def build_task(folder: Path, root: Path, shares: Mapping[str, float], *, max_fun
     split_of = {function.name: function.split for function in functions}
     for split, judged in qrels.items():
         write_qrels(folder / "qrels" / f"{split}.tsv", judged)
-        passages = {id: identifier_words(text) for id, text in corpus.items() if split_of[id] == split}
+        passages = {id: text for id, text in corpus.items() if split_of[id] == split}
         run = bm25_run(passages, {id: queries[id] for id in judged}, depth=DEPTH)
         if split == "train":
             write_run(folder / "run.negatives.train.trec", draw_negatives(run, judged, list(passages)), tag="negatives")
@@ -152,7 +152,7 @@ def passage_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 def identifier_words(text: str) -> str:
     """The words that identifiers are made of: ``parse_HTMLFile2`` -> ``parse HTML File 2``.
 
-    BM25 searches these, as it would otherwise know no word of a name.
+    Functions that are made of the same words count as near-duplicates.
     """
     return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
 from rerank_trainer.models.checkpoint import write_loader_files
@@ -47,6 +48,17 @@ class GroupHooks(Trainer):
     objective: Objective
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self.reranker.fresh_parameters = ()
+        return output
 
     def compute_loss(
         self,

@@ -24,6 +24,7 @@ SIGNATURES = {
     "create_optimizer": ["self", "model"],
     "floating_point_ops": ["self", "inputs"],
     "log": ["self", "logs", "start_time"],
+    "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
 }
 

@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback
 from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.naming import contrastive_objective
+from rerank_trainer.teachers.teacher import as_teacher
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
@@ -130,6 +131,16 @@ def test_a_precomputed_teacher_trains_as_the_teacher_does(taught, make_args):
     start = torch.cat([p.detach().flatten() for p in small_reranker(seed=5).model.parameters()])
     assert (weights[0] - start).abs().max() > 1e-3
     torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=0)
+
+
+def test_a_model_with_a_fresh_head_may_teach_once_it_is_trained(make_args, minilm_path):
+    options = {"model_init_kwargs": {"keep_layers": 1}, "max_length": 32, "max_steps": 1}
+    trainer = ContrastiveRerankTrainer(minilm_path, make_args(**options), train_dataset=word_groups(4))
+    with pytest.raises(ValueError, match="freshly initialised"):
+        as_teacher(trainer.reranker)
+    trainer.train()
+
+    assert as_teacher(trainer.reranker).scale == "logit"
 
 
 def test_distillation_needs_no_labels(make_args):
