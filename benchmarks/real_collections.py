@@ -182,7 +182,7 @@ def cells(options: argparse.Namespace) -> list[tuple[str, int]]:
 def table(results: list[dict[str, Any]], metric: str = "ndcg@10") -> str:
     """Mean and range over seeds, as Markdown."""
     parts = (*IN_DOMAIN, *OUT_OF_DOMAIN)
-    lines = [f"| {metric} | seeds | {' | '.join(parts)} | training s |", "|---|--:|" + "--:|" * (len(parts) + 1)]
+    lines = [f"| {metric} | seeds | {' | '.join(parts)} |", "|---|--:|" + "--:|" * len(parts)]
     for side in dict.fromkeys(cell["side"] for cell in results):
         mine = [cell for cell in results if cell["side"] == side]
         columns = []
@@ -190,8 +190,7 @@ def table(results: list[dict[str, Any]], metric: str = "ndcg@10") -> str:
             values = [cell["sets"][part][metric] for cell in mine]
             spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
             columns.append(f"{statistics.mean(values):.3f}{spread}")
-        seconds = statistics.mean(cell["train_seconds"] for cell in mine)
-        lines.append(f"| {side} | {len(mine)} | {' | '.join(columns)} | {seconds:.0f} |")
+        lines.append(f"| {side} | {len(mine)} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 

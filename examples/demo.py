@@ -64,7 +64,7 @@ class Size:
     num_queries: int
 
 
-FULL = Size(None, num_groups=1000, num_queries=150)
+FULL = Size(None, num_groups=700, num_queries=120)
 SMOKE = Size(300, num_groups=16, num_queries=8)
 
 
