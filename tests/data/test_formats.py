@@ -73,6 +73,7 @@ def test_groups_without_a_positive_are_counted_in_the_log_and_kept(caplog):
     caplog.set_level(logging.INFO)
 
     assert list(to_groups(Dataset.from_list(ROWS))) == GROUPS
+    assert "labels as labels; left out: nothing" in caplog.text
     assert "2 groups with 3 passages in all; 1 groups have no positive label" in caplog.text
 
 
@@ -98,6 +99,7 @@ def test_the_given_data_set_is_not_changed():
     [
         (DatasetDict({"dev": Dataset.from_list(ROWS)}), r"the splits \['dev'\]. Did you mean dataset\['dev'\]\?"),
         (DatasetDict({"test": Dataset.from_list(ROWS), "train": Dataset.from_list(ROWS)}), r"dataset\['train'\]"),
+        (DatasetDict({}), r"found the splits \[\]"),
         (Dataset.from_list(ROWS).to_iterable_dataset(), "found a datasets.IterableDataset: streams are not supported"),
         (ROWS, r"found a list. Make one with datasets.Dataset.from_list"),
         (Dataset.from_list(ROWS).select([]), r"expected one row or more, found none .* \['query', 'docs', 'labels'\]"),

@@ -81,6 +81,14 @@ def test_layouts_have_unlike_names():
     [
         ({"text1": TEXT, "text2": TEXT}, r"no layout matches the columns text1 \(string\), text2 \(string\)"),
         ({"query": TEXT, "passages": TEXTS}, "no layout matches"),
+        ({"docs": TEXTS, "labels": NUMBERS}, "no layout matches"),
+        ({"query": TEXT, "label": NUMBER}, "no layout matches"),
+        ({"passage": TEXT, "label": NUMBER}, "no layout matches"),
+        ({"query": TEXT, "negative": TEXT}, "no layout matches"),
+        ({"positive": TEXT, "negative": TEXT}, "no layout matches"),
+        ({"query": TEXT, "neg": TEXTS}, "no layout matches"),
+        ({"pos": TEXTS, "neg": TEXTS}, "no layout matches"),
+        ({"answer": TEXT}, "no layout matches"),
         ({"query": TEXT, "passages": TEXTS, "labels": TEXTS}, r"labels \(list of string\)"),
         ({"query": Value("int64"), "answer": TEXT}, r"query \(int64\)"),
         ({"query": TEXT, "positive": TEXT, "negative": TEXTS}, r"negative \(list of string\)"),
@@ -120,6 +128,13 @@ def test_layouts_have_unlike_names():
 def test_columns_that_are_not_clear_are_refused_by_name(features, message):
     with pytest.raises(ValueError, match=message):
         recognise(features)
+
+
+def test_only_those_that_match_are_listed_when_more_than_one_does():
+    with pytest.raises(ValueError, match="more than one layout matches") as error:
+        recognise({"query": TEXT, "positive": TEXT, "negative": TEXT, "pos": TEXTS, "neg": TEXTS})
+
+    assert [line.split(":")[0] for line in str(error.value).splitlines()[1:]] == ["- n-tuple", "- flag_embedding"]
 
 
 def test_every_layout_is_listed_when_none_matches():
@@ -310,10 +325,33 @@ def test_scores_of_an_n_tuple_that_are_not_clear_are_refused(columns, scores_are
         recognise({"query": TEXT, "positive": TEXT, **columns}, scores_are)
 
 
+def test_teacher_scores_stay_a_teachers_whatever_scores_are():
+    row = {"query": "q", "positive": "a", "negative": "b", "scores": [2, 1], "teacher_scores": [0.5, 0.25]}
+
+    (group,) = groups_of([row], scores_are="labels")
+
+    assert (group["labels"], group["teacher_scores"]) == ([2.0, 1.0], [0.5, 0.25])
+
+
+def test_a_negative_without_a_number_comes_first():
+    row = {"query": "q", "positive": "a", "negative_1": "c", "negative": "b"}
+
+    assert groups_of([row])[0]["passages"] == ["a", "b", "c"]
+
+
 def test_a_label_said_to_be_a_teachers_is_a_margin():
     row = {"query": "q", "positive": "a", "negative": "b", "label": 2.0}
 
     assert groups_of([row], scores_are="teacher_scores")[0]["teacher_scores"] == [2.0, 0.0]
+
+
+# ---- flag_embedding
+
+
+def test_positives_come_before_negatives_also_without_scores():
+    row = {"query": "q", "pos": ["a", "b"], "neg": ["c"]}
+
+    assert groups_of([row]) == [{"query": "q", "passages": ["a", "b", "c"], "labels": [1.0, 1.0, 0.0]}]
 
 
 # ---- bare pairs

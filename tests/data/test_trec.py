@@ -117,6 +117,7 @@ def test_the_same_line_twice_is_one_judgement(tmp_path):
         (["q1 0 p1 2", "q1 p2 1"], "a.tsv:2: expected the four columns .* found 3 in 'q1 p2 1'. Files with three"),
         (["q1\tp1\t2"], "a.tsv:1: expected the four columns"),
         ([HEADER, "q1 0 p1 2"], "a.tsv:2: expected the three columns query-id corpus-id score, found 4"),
+        ([HEADER, "q1\tp1\t1", HEADER], "a.tsv:3: expected an integer as grade, found 'score'"),
         (["q1 0 p1 high"], "a.tsv:1: expected an integer as grade, found 'high'"),
         ([HEADER, "q1\tp1\t1.5"], "a.tsv:2: expected an integer as grade, found '1.5'"),
         (
@@ -303,6 +304,7 @@ def test_grades_of_a_shuffled_run_give_the_metrics_of_the_qrels(folder):
         ("corpus.jsonl", '{"_id": "p3", "text": "again"}', "corpus.jsonl:6: found _id 'p3' for the second time"),
         ("corpus.jsonl", '{"_id": "p9"', 'corpus.jsonl:6: expected one JSON object, found \'{"_id": "p9"\''),
         ("corpus.jsonl", '{"_id": "p9", "title": "t"}', "corpus.jsonl:6: expected a JSON object with _id and text"),
+        ("corpus.jsonl", '{"_id": "p9", "title": 3, "text": "t"}', "corpus.jsonl:6: expected a JSON object with _id"),
         ("corpus.jsonl", '["p9", "t"]', "corpus.jsonl:6: expected a JSON object with _id and text"),
         ("queries.jsonl", '{"_id": null, "text": "t"}', "queries.jsonl:5: expected a JSON object with _id and text"),
     ],
