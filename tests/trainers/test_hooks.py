@@ -151,6 +151,17 @@ def test_checkpoints_written_in_training_hold_every_file_and_no_token(make_args)
     torch.testing.assert_close(again, trainer.reranker.predict(pairs), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("progress", "epoch"), [(0, 0), (1.0, 1), (2.75, 2)])
+def test_the_sampler_is_told_its_epoch_where_the_data_loader_does_not_reach_it(make_args, progress, epoch):
+    # with several processes and a resume in the middle of an epoch, accelerate wraps the sampler too deep
+    trainer = ContrastiveRerankTrainer(small_reranker(), make_args(), train_dataset=word_groups(4))
+    sampler = trainer._get_train_sampler()
+    trainer.state.epoch = progress
+    trainer.callback_handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
+
+    assert {key[0] for key in sampler} == {epoch}
+
+
 def test_a_sampling_strategy_that_would_be_ignored_is_refused(make_args):
     args = make_args(train_sampling_strategy="group_by_length")
 
