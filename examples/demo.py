@@ -46,7 +46,7 @@ DOMAINS = {"in domain": "stdlib", "out of domain": "numpy"}
 METRICS = ("ndcg@10", "mrr@10")
 MAX_LENGTH = 96
 STUDENT_LAYERS = 4
-# Chosen on the dev split: with small steps and no dropout a cut encoder leaves the plateau of a fresh head.
+# Chosen by training loss and on the dev split: small steps without dropout leave the plateau of a fresh head.
 SETTINGS = {
     "passages_per_query": 8,
     "per_device_train_batch_size": 4,
@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--query", default="remove the indentation that all lines share")
     parser.add_argument("--output_dir", type=Path, default=Path("demo_output"))
-    parser.add_argument("--split", choices=("dev", "test"), default="test", help="settings were chosen on dev")
+    parser.add_argument("--split", choices=("dev", "test"), default="test", help="test chose no setting")
     parser.add_argument("--smoke", action="store_true", help="a little of everything, without a network")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
