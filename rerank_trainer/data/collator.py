@@ -21,6 +21,7 @@ class TokenRows(TypedDict, total=False):
         token_type_ids: Segment ids, ``(num_tokens,)``; absent for tokenizers without segments.
         lengths: Tokens of each row, ``(num_rows,)``.
         prefix_lengths: Leading tokens before the passage, ``(num_rows,)``.
+        prefixes: A number for those tokens, equal where they are, ``(num_rows,)``.
         cells: Which (group, passage) each row fills, ``(num_rows, 2)``.
     """
 
@@ -28,6 +29,7 @@ class TokenRows(TypedDict, total=False):
     token_type_ids: Tensor
     lengths: Tensor
     prefix_lengths: Tensor
+    prefixes: Tensor
     cells: Tensor
 
 
@@ -38,10 +40,13 @@ def lay_rows(rows: Sequence[Row], cells: Sequence[tuple[int, int]]) -> TokenRows
     >>> rows["input_ids"].tolist(), rows["lengths"].tolist()
     ([5, 6, 7, 5, 8], [3, 2])
     """
+    numbers: dict[tuple[int, ...], int] = {}
+    prefixes = [numbers.setdefault(tuple(row.input_ids[: row.prefix_length]), len(numbers)) for row in rows]
     laid = TokenRows(
         input_ids=torch.tensor([token for row in rows for token in row.input_ids], dtype=torch.long),
         lengths=torch.tensor([len(row.input_ids) for row in rows], dtype=torch.long),
         prefix_lengths=torch.tensor([row.prefix_length for row in rows], dtype=torch.long),
+        prefixes=torch.tensor(prefixes, dtype=torch.long),
         cells=torch.tensor(cells, dtype=torch.long).reshape(-1, 2),
     )
     if rows and rows[0].token_type_ids is not None:

@@ -132,11 +132,18 @@ class Reranker:
         """Tokens of a row, special tokens included."""
         return self.template.max_length
 
-    def row_scorer(self, max_tokens: int | None = None) -> RowScorer:
-        """The engine that scores token rows with this model's head and padding."""
+    def row_scorer(
+        self, max_tokens: int | None = None, *, recompute: bool | None = None, share_prefix: bool | None = None
+    ) -> RowScorer:
+        """The engine that scores token rows with this model's head and padding; see :class:`RowScorer`."""
         assert self.tokenizer.pad_token_id is not None
         return RowScorer(
-            self.head, pad_token_id=self.tokenizer.pad_token_id, padding_side="right", max_tokens=max_tokens
+            self.head,
+            pad_token_id=self.tokenizer.pad_token_id,
+            padding_side="right",
+            max_tokens=max_tokens,
+            recompute=recompute,
+            share_prefix=share_prefix,
         )
 
     def predict(

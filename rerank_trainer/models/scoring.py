@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -12,46 +12,15 @@ from torch import Tensor, nn
 
 from rerank_trainer.data.collator import TokenRows
 from rerank_trainer.models.heads import Head
+from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
+from rerank_trainer.models.prefix import PrefixSharing
+from rerank_trainer.models.recompute import Recomputation, is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 # Tokens of one micro-batch, padding included. On two cores, MiniLM trains fastest at about a thousand.
 MAX_TOKENS_CPU = 1024
 MAX_TOKENS_GPU = 32768
-
-
-def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Row numbers cut into micro-batches: longest rows first, each at most ``max_tokens`` when padded.
-
-    A row that is longer than the budget gets a micro-batch of its own.
-
-    >>> micro_batches([2, 9, 3, 8], max_tokens=20)
-    [[1, 3], [2, 0]]
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-def pad_rows(rows: TokenRows, chosen: Sequence[int], *, pad_token_id: int, padding_side: str) -> dict[str, Tensor]:
-    """The chosen rows as a model's input: ids, attention mask and segments, each ``(num_chosen, longest)``."""
-    index = torch.tensor(chosen, device=rows["lengths"].device)
-    lengths = rows["lengths"][index][:, None]
-    starts = (rows["lengths"].cumsum(0) - rows["lengths"])[index][:, None]
-    places = torch.arange(int(lengths.max()), device=lengths.device)[None, :]
-    if padding_side == "left":
-        places = places - (places.shape[1] - lengths)
-    real = (places >= 0) & (places < lengths)
-    sources = (starts + places).clamp(0, rows["input_ids"].numel() - 1)
-    inputs = {
-        "input_ids": rows["input_ids"][sources].masked_fill(~real, pad_token_id),
-        "attention_mask": real.long(),
-    }
-    if "token_type_ids" in rows:
-        inputs["token_type_ids"] = rows["token_type_ids"][sources].masked_fill(~real, 0)
-    return inputs
 
 
 def scatter_scores(scores: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
@@ -64,35 +33,97 @@ def scatter_scores(scores: Tensor, cells: Tensor, shape: Sequence[int]) -> Tenso
     return scores.new_zeros(tuple(shape)).index_put((cells[:, 0], cells[:, 1]), scores)
 
 
-@dataclass(frozen=True)
 class RowScorer:
     """Scores token rows with a model's forward.
 
-    Attributes:
+    Nothing here changes a score or a gradient beyond rounding: rows run in micro-batches of like length, what a group's
+    rows share runs once, activations are recomputed where they would not fit, and where memory runs out micro-batches
+    become smaller.
+
+    Args:
         head: Turns one forward into one score a row.
         pad_token_id: Fills short rows.
         padding_side: "right" or "left".
         max_tokens: Tokens of a micro-batch, padding included; None chooses by device.
+        recompute: Whether activations are computed again in the backward instead of being kept, so that memory does
+            not grow with the number of rows; None does so for a batch whose activations would not fit.
+        share_prefix: Whether a decoder runs what a group's rows begin with once; None does so where it pays.
     """
 
-    head: Head
-    pad_token_id: int
-    padding_side: str
-    max_tokens: int | None = None
+    def __init__(
+        self,
+        head: Head,
+        *,
+        pad_token_id: int,
+        padding_side: str,
+        max_tokens: int | None = None,
+        recompute: bool | None = None,
+        share_prefix: bool | None = None,
+    ) -> None:
+        self.head = head
+        self.pad_token_id = pad_token_id
+        self.padding_side = padding_side
+        self.max_tokens = max_tokens
+        self.recomputation = Recomputation(recompute)
+        self.prefix = PrefixSharing(head, pad_token_id=pad_token_id, wanted=share_prefix)
 
     def __call__(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
         """Scores of the rows in their order, ``(num_rows,)`` float32."""
-        lengths = rows["lengths"].tolist()
-        if not lengths:
+        if not rows["lengths"].numel():
             return rows["lengths"].new_zeros(0, dtype=torch.float32)
-        budget = self.max_tokens or (MAX_TOKENS_CPU if rows["lengths"].device.type == "cpu" else MAX_TOKENS_GPU)
-        plan = micro_batches(lengths, budget)
-        scores = torch.cat([self.head(forward, self._padded(rows, chosen)) for chosen in plan])
-        order = torch.tensor([index for chosen in plan for index in chosen], device=scores.device)
-        return scores[torch.argsort(order)]
+        while True:
+            try:
+                return self._scores(forward, rows)
+            except RuntimeError as error:
+                if not (is_out_of_memory(error) and self.shrink(rows)):
+                    raise
 
-    def _padded(self, rows: TokenRows, chosen: list[int]) -> dict[str, Tensor]:
-        return pad_rows(rows, chosen, pad_token_id=self.pad_token_id, padding_side=self.padding_side)
+    def shrink(self, rows: TokenRows) -> bool:
+        """Halve the token budget and recompute from here on; False when nothing smaller is left to try."""
+        budget, longest = self._budget(rows), int(rows["lengths"].max())
+        if budget <= longest and self.recomputation.active:
+            return False
+        self.max_tokens = max(longest, budget // 2)
+        self.recomputation = Recomputation(True)
+        if rows["lengths"].device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning(
+            "out of memory: from here on micro-batches have at most %d tokens instead of %d, and activations are "
+            "recomputed; batches keep their groups",
+            self.max_tokens,
+            budget,
+        )
+        return True
+
+    def _budget(self, rows: TokenRows) -> int:
+        return self.max_tokens or (MAX_TOKENS_CPU if rows["lengths"].device.type == "cpu" else MAX_TOKENS_GPU)
+
+    def _scores(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
+        lengths, device, budget = rows["lengths"].tolist(), rows["lengths"].device, self._budget(rows)
+        overhead = OVERHEAD_CPU if device.type == "cpu" else OVERHEAD_GPU
+        sharing = self.prefix.choose(forward, rows)
+        apart = set(sharing)
+        whole = [row for row in range(len(lengths)) if row not in apart]
+        plan = micro_batches([lengths[row] for row in whole], budget, overhead=overhead)
+        plan = [[whole[i] for i in batch] for batch in plan]
+        self.recomputation.begin(sum(lengths), device)
+        scores = [self._run(forward, rows, batch, len(batch) * lengths[batch[0]]) for batch in plan]
+        if sharing:
+            options: dict[str, Any] = {"max_tokens": budget, "overhead": overhead, "recomputation": self.recomputation}
+            scores.append(self.prefix.scores(forward, rows, sharing, **options))
+        order = torch.tensor([row for batch in plan for row in batch] + sharing, device=device)
+        return torch.cat(scores)[torch.argsort(order)]
+
+    def _run(self, forward: Callable[..., Any], rows: TokenRows, batch: list[int], num_tokens: int) -> Tensor:
+        index = torch.tensor(batch, device=rows["lengths"].device)
+        padding: dict[str, Any] = {"pad_token_id": self.pad_token_id, "padding_side": self.padding_side}
+
+        def run() -> Tensor:
+            return self.head(forward, pad_spans(rows, row_starts(rows)[index], rows["lengths"][index], **padding))
+
+        module = getattr(forward, "__self__", None)
+        parameters = module.parameters() if isinstance(module, nn.Module) else ()
+        return self.recomputation.run(run, num_tokens=num_tokens, parameters=parameters)
 
 
 def bind_row_forward(model: nn.Module, scorer: RowScorer) -> None:

@@ -1,63 +1,22 @@
-"""The engine: micro-batches under a budget, padding, and scores that land in their cells."""
+"""The engine: scores in the order of their rows, and in their cells; the same gradient in any micro-batches."""
 
 from __future__ import annotations
 
 import copy
-import random
 
 import pytest
 import torch
 
 from rerank_trainer.data.collator import lay_rows
-from rerank_trainer.data.templates import Row
 from rerank_trainer.models.reranker import Reranker
-from rerank_trainer.models.scoring import RowScorer, bind_row_forward, micro_batches, pad_rows, scatter_scores
+from rerank_trainer.models.scoring import RowScorer, bind_row_forward, scatter_scores
+from tests.models.test_micro_batches import ROWS
 from tests.tiny_models import PAIRS, tiny_model
-
-ROWS = lay_rows(
-    [Row([5, 6, 7], [0, 0, 1], 2), Row([8], [0], 1), Row([9, 10], [0, 1], 1)], cells=[(0, 0), (0, 1), (1, 0)]
-)
 
 
 def token_sum_head(forward, inputs):
     """A head whose score is the sum of the row's token ids: what a row scores is known by hand."""
     return (inputs["input_ids"] * inputs["attention_mask"]).sum(dim=1).float()
-
-
-def test_every_row_is_in_one_micro_batch_within_the_budget():
-    lengths = [random.Random(0).randint(1, 200) for _ in range(300)]
-    plan = micro_batches(lengths, max_tokens=512)
-
-    assert sorted(index for batch in plan for index in batch) == list(range(300))
-    assert all(len(batch) * max(lengths[i] for i in batch) <= 512 for batch in plan)
-
-
-def test_a_row_longer_than_the_budget_runs_alone():
-    assert micro_batches([3, 700, 4], max_tokens=64) == [[1], [2, 0]]
-
-
-def test_lognormal_lengths_leave_little_padding():
-    chance = random.Random(0)
-    lengths = [max(4, min(256, round(chance.lognormvariate(4.1, 0.55)))) for _ in range(64)]
-    plan = micro_batches(lengths, max_tokens=1024)
-    padded = sum(len(batch) * lengths[batch[0]] for batch in plan)
-
-    assert padded < 1.2 * sum(lengths) < 0.5 * len(lengths) * max(lengths)  # the right: one batch of all rows
-
-
-def test_rows_are_padded_on_the_right():
-    padded = pad_rows(ROWS, [0, 1], pad_token_id=0, padding_side="right")
-
-    assert padded["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert padded["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert padded["token_type_ids"].tolist() == [[0, 0, 1], [0, 0, 0]]
-
-
-def test_rows_are_padded_on_the_left():
-    padded = pad_rows(ROWS, [2, 0], pad_token_id=1, padding_side="left")
-
-    assert padded["input_ids"].tolist() == [[1, 9, 10], [5, 6, 7]]
-    assert padded["attention_mask"].tolist() == [[0, 1, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("max_tokens", [1, 4, 100])
