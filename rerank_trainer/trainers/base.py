@@ -76,7 +76,10 @@ class RerankTrainer(GroupHooks):
         objective = objective or self.named_objective(args)
         train_groups = None if train_dataset is None else self._train_groups(train_dataset, objective)
         self._set_learning_rates(args)
-        bind_row_forward(self.reranker.model, self.reranker.row_scorer(args.max_tokens_per_micro_batch))
+        scorer = self.reranker.row_scorer(
+            args.max_tokens_per_micro_batch, recompute=args.recompute_activations, share_prefix=args.share_prefix
+        )
+        bind_row_forward(self.reranker.model, scorer)
         super().__init__(
             model=self.reranker.model,
             args=args,
