@@ -1,4 +1,4 @@
-"""Turns: the sides of a benchmark run in turn, A B A B, each in its own process; ratios with spread, JSON and a chart."""
+"""Turns: the sides of a benchmark run A B A B, each in its own process; ratios with their spread, JSON and a chart."""
 
 from __future__ import annotations
 
