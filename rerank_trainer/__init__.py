@@ -4,10 +4,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerank_trainer.data.first_stage import BM25
     from rerank_trainer.data.formats import load_groups, to_groups
     from rerank_trainer.data.trec import load_beir
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
+    from rerank_trainer.mining.filters import (
+        AbsoluteMargin,
+        MaxScore,
+        PercentOfPositive,
+        RelativeMargin,
+        RerankerScores,
+        RerankerVerdict,
+    )
+    from rerank_trainer.mining.first_stages import Embeddings
+    from rerank_trainer.mining.miner import mine_negatives
+    from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.models.reranker import Reranker
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
@@ -19,17 +31,27 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "AbsoluteMargin": "rerank_trainer.mining.filters",
+    "BM25": "rerank_trainer.data.first_stage",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
+    "Embeddings": "rerank_trainer.mining.first_stages",
+    "MaxScore": "rerank_trainer.mining.filters",
+    "MiningReport": "rerank_trainer.mining.report",
+    "PercentOfPositive": "rerank_trainer.mining.filters",
+    "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
     "Reranker": "rerank_trainer.models.reranker",
+    "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
+    "RerankerVerdict": "rerank_trainer.mining.filters",
     "Teacher": "rerank_trainer.teachers.teacher",
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
+    "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
     "to_groups": "rerank_trainer.data.formats",
 }

@@ -188,14 +188,14 @@ def load_beir(
     add_positives = split == "train" if add_positives is None else add_positives
 
     qrels = _sampled(read_qrels(paths["qrels"]), num_queries, seed, paths["qrels"])
-    queries = _read_texts(paths["queries"], qrels)
+    queries = read_texts(paths["queries"], qrels)
     _check_known(qrels, queries, "query", paths["qrels"], 0, paths["queries"])
     if run is None:
-        passages = _read_texts(paths["corpus"], None)
+        passages = read_texts(paths["corpus"], None)
         candidates = bm25_run(passages, {query_id: queries[query_id] for query_id in qrels}, depth=depth)
     else:
         candidates = _read_candidates(paths["run"], qrels, depth, paths["qrels"])
-        passages = _read_texts(paths["corpus"], _passage_ids(candidates) | _passage_ids(qrels))
+        passages = read_texts(paths["corpus"], _passage_ids(candidates) | _passage_ids(qrels))
         _check_known(_passage_ids(candidates), passages, "passage", paths["run"], 2, paths["corpus"])
     _check_known(_passage_ids(qrels), passages, "passage", paths["qrels"], -2, paths["corpus"])
 
@@ -333,8 +333,22 @@ def _check_known(ids: Iterable[str], known: Container[str], what: str, path: Pat
         )
 
 
-def _read_texts(path: Path, wanted: Container[str] | None) -> dict[str, str]:
-    """Id to text, with the title before it where there is one, of the rows that are wanted (None: all)."""
+def read_texts(path: str | os.PathLike[str], wanted: Container[str] | None = None) -> dict[str, str]:
+    """Id to text of a BEIR folder's ``corpus.jsonl`` or ``queries.jsonl``; a title stands before its text.
+
+    Args:
+        path: The file. Empty lines are skipped.
+        wanted: The ids to take; None takes all.
+
+    Raises:
+        ValueError: A line is no JSON object with ``_id`` and ``text``, or an id comes for the second time.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w") as file:
+    ...     print('{"_id": "p1", "title": "Sum", "text": "1 + 1 = 2"}', file=file, flush=True)
+    ...     read_texts(file.name)
+    {'p1': 'Sum 1 + 1 = 2'}
+    """
     texts: dict[str, str] = {}
     for number, line in _lines(path):
         try:
