@@ -4,7 +4,9 @@ import logging
 import random
 
 import datasets
+import numpy as np
 import pytest
+import torch
 
 from rerank_trainer.data.first_stage import BM25
 from rerank_trainer.data.formats import to_groups
@@ -49,11 +51,10 @@ class TableReranker(Reranker):
 
     def __init__(self, logits):
         super().__init__(*tiny_model("bert"))
-        self.logits = logits
+        self.logits, self.num_calls = logits, 0
 
     def predict(self, pairs, **options):
-        import torch
-
+        self.num_calls += 1
         return torch.tensor([self.logits[passage] for _, passage in pairs])
 
 
@@ -126,6 +127,15 @@ def test_a_reranker_catches_what_the_first_stage_ranks_like_the_others(make, kep
     groups, _ = mine([make(TableReranker(LOGITS))], num_negatives=5)
 
     assert mined_ids(groups) == [kept]
+
+
+def test_filters_of_one_reranker_score_each_pair_once():
+    reranker = TableReranker(LOGITS)
+    verdicts = [RerankerVerdict(reranker, threshold=0.9), RerankerVerdict(reranker, margin=0.0)]
+
+    mine([*verdicts, MaxScore(1.0, scored_by=reranker)])
+
+    assert reranker.num_calls == 2  # the candidates, then the positive
 
 
 def test_an_unlabelled_positive_of_a_run_without_the_labelled_one_is_caught_by_another_scorer_only():
@@ -283,6 +293,24 @@ def test_the_order_of_the_rows_changes_the_order_of_the_groups_and_nothing_else(
     assert reversed_["query"] == found["query"][::-1]
     assert negatives_of(found) == negatives_of(reversed_)
     assert report == again
+
+
+class WaveringBM25(BM25):
+    """BM25 whose scores depend a little on the place of a query among the others, as a batch's last digits do."""
+
+    def score_rows(self, queries, passages):
+        for number, scores in enumerate(super().score_rows(queries, passages)):
+            yield scores + np.random.default_rng(number).normal(0, 0.1, len(scores)) * (scores > 0)
+
+
+def test_scores_that_follow_the_order_of_queries_do_not_follow_the_order_of_the_rows():
+    pairs, corpus = many()
+    options = {"first_stage": WaveringBM25(), "num_negatives": 3, "range_min": 0, "sampling_strategy": "top"}
+
+    found, _ = mine_negatives(rows(*pairs), corpus, **options)
+    reversed_, _ = mine_negatives(rows(*pairs[::-1]), corpus, **options)
+
+    assert negatives_of(found) == negatives_of(reversed_)
 
 
 def test_another_seed_draws_others_and_a_query_draws_the_same_beside_other_queries():
