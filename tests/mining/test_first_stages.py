@@ -47,8 +47,8 @@ def cosines(minilm) -> np.ndarray:
     return minilm.similarity(minilm.encode(QUERIES), minilm.encode(PASSAGES)).numpy()
 
 
-def test_an_embedding_model_gives_cosines(minilm, cosines):
-    rows = list(Embeddings(minilm).score_rows(QUERIES, PASSAGES))
+def test_an_embedding_model_given_by_its_folder_gives_cosines(minilm_path, cosines):
+    rows = list(Embeddings(minilm_path).score_rows(QUERIES, PASSAGES))
 
     assert np.allclose(rows, cosines, atol=1e-5)
 

@@ -325,6 +325,16 @@ def test_another_seed_draws_others_and_a_query_draws_the_same_beside_other_queri
     assert alone == {pairs[7]["query"]: found[pairs[7]["query"]]}
 
 
+def test_each_query_draws_places_of_its_own():
+    queries = [f"q{number}" for number in range(8)]
+    run = {query: [(f"p{place}", -place) for place in range(10) if place != 2] for query in queries}
+    pairs = rows(*({**PAIR, "query_id": query, "query": query} for query in queries))
+
+    groups, _ = mine_negatives(pairs, CORPUS, first_stage=run, num_negatives=3, range_min=0)
+
+    assert len({tuple(ids) for ids in mined_ids(groups)}) > 4
+
+
 def test_random_draws_stand_in_the_order_of_the_first_stage_and_reach_all_of_the_window():
     pairs, corpus = many()
     scores = BM25().score_rows([pairs[0]["query"]], list(corpus.values()))
