@@ -155,14 +155,17 @@ def search(first_stage: FirstStage | Run, judged: Sequence[Judged], pool: Passag
         )
     rows = first_stage.score_rows([of_query.query for of_query in judged], pool.passages)
     return [
-        _from_row(np.array(row), of_query, first_stage.retrieves_above, depth)
+        _from_row(np.array(row), of_query, len(pool.passages), first_stage.retrieves_above, depth)
         for row, of_query in zip(rows, judged, strict=True)
     ]
 
 
-def _from_row(row: np.ndarray, judged: Judged, retrieves_above: float, depth: int) -> Candidates:
-    if not np.isfinite(row).all():
-        raise ValueError(f"query {judged.query!r}: the first stage gave a score that is not finite")
+def _from_row(row: np.ndarray, judged: Judged, num_passages: int, retrieves_above: float, depth: int) -> Candidates:
+    if row.shape != (num_passages,) or not np.isfinite(row).all():
+        raise ValueError(
+            f"query {judged.query!r}: expected {num_passages} finite scores of the first stage, one a passage, found "
+            f"an array of shape {row.shape}, of which {int((~np.isfinite(row)).sum())} are not finite"
+        )
     positives = np.array(sorted(judged.positives), dtype=np.int64)
     positive_scores = row[positives].astype(np.float64)
     row[sorted(judged.excluded)] = -np.inf

@@ -150,9 +150,10 @@ def test_a_run_that_does_not_fit_is_refused(run, query_id, found):
         search(run, [judged("a query", query_id=query_id)], pool_of("abc"), 10)
 
 
-def test_scores_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="query 'q': the first stage gave a score that is not finite"):
-        search(Given([1.0, math.nan]), [judged("q")], pool_of("ab"), 10)
+@pytest.mark.parametrize("scores", [[1.0, math.nan], [1.0, 2.0, 3.0], [1.0]])
+def test_scores_that_are_not_finite_or_not_one_a_passage_are_refused(scores):
+    with pytest.raises(ValueError, match="query 'q': expected 2 finite scores of the first stage"):
+        search(Given(scores), [judged("q")], pool_of("ab"), 10)
 
 
 def test_what_is_no_first_stage_is_refused():
