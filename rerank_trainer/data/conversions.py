@@ -1,8 +1,8 @@
 """Conversions: checked rows of one layout in, groups out.
 
 A conversion takes the rows, the role of each column and how negatives are drawn. It drops no row, and it adds no check:
-the rows have passed :func:`rerank_trainer.data.columns.check_rows`. Rows that name passages or queries by id become groups
-that have the ids alone; :mod:`rerank_trainer.data.texts` gives them their texts.
+the rows have passed :func:`rerank_trainer.data.columns.check_rows`. Rows that name passages or queries by id become
+groups that have the ids alone; :mod:`rerank_trainer.data.texts` gives them their texts.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def from_positives_and_negatives(dataset: datasets.Dataset, roles: Roles, draw: 
 
 
 def from_candidate_ids(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
-    """Groups of listed ids; where nothing says how relevant they are, their order does, as teacher scores -1, -2, ..."""
+    """Groups of listed ids; where nothing says how relevant they are their order does, as teacher scores -1, -2, ..."""
     ids = names_of(roles, "candidate_ids")[0]
     ranked = not {"labels", "teacher_scores"} & set(roles.values())
     if ranked:
@@ -219,15 +219,19 @@ def _map(
         groups = {role: [_converted(value, role) for value in batch[name]] for name, role in kept.items()}
         return groups | convert(batch, indices)
 
-    groups = dataset.select_columns(columns).with_format("arrow").map(
-        make,
-        batched=True,
-        with_indices=True,
-        remove_columns=columns,
-        features=group_features([*kept.values(), *made]),
-        new_fingerprint=fingerprint,
-        load_from_cache_file=None if fingerprint is None else False,
-        desc="Making groups",
+    groups = (
+        dataset.select_columns(columns)
+        .with_format("arrow")
+        .map(
+            make,
+            batched=True,
+            with_indices=True,
+            remove_columns=columns,
+            features=group_features([*kept.values(), *made]),
+            new_fingerprint=fingerprint,
+            load_from_cache_file=None if fingerprint is None else False,
+            desc="Making groups",
+        )
     )
     return groups.with_format(None)
 

@@ -56,6 +56,25 @@ def _fields(feature: Any) -> dict[str, Any]:
     return {}
 
 
+def unused_leaves(features: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The flat columns and leaves that are not among these; those of a conversation count as one.
+
+    >>> text = datasets.Value("string")
+    >>> unused_leaves({"query": text, "hits": datasets.List({"content": text, "url": text})}, ["query", "hits.content"])
+    ['hits.url']
+    """
+    used = set(names)
+    unused = []
+    for name, feature in features.items():
+        leaves = [f"{name}.{field}" for field in _fields(feature)]
+        is_conversation = f"{name}.content" in leaves and f"{name}.user" in leaves
+        if not used & {name, *leaves} and (is_conversation or not leaves):
+            unused.append(name)
+        elif not is_conversation and name not in used:
+            unused += [leaf for leaf in leaves if leaf not in used]
+    return unused
+
+
 def is_list(feature: Any) -> bool:
     """Whether a column of this type holds lists."""
     return isinstance(feature, datasets.List | datasets.LargeList)
@@ -166,7 +185,7 @@ def _to_lists(column: Any, role: str) -> Callable[[str], list[Any]] | None:
         return _written_ids if role == "candidate_ids" else _written_numbers
     if role in _ONE_OR_MORE and is_text:
         return lambda text: [text]
-    return _one_or_more if role in _ONE_OR_MORE and isinstance(column.type, pa.ExtensionType) else None
+    return _one_or_more if role in _ONE_OR_MORE and isinstance(column.type, pa.BaseExtensionType) else None
 
 
 def _converted_lists(column: Any, convert: Callable[[str], list[Any]], name: str, first_row: int) -> Any:
@@ -204,7 +223,12 @@ def _written_list(text: str, kinds: Any) -> list[Any]:
 def _one_or_more(text: str) -> list[Any]:
     """The texts in the JSON of one text or of a list of them, each as it is or as the ``text`` of an object."""
     found = json.loads(text)
-    texts = [e["text"] if isinstance(e, dict) else e for e in (found if isinstance(found, list) else [found])]
+    if isinstance(
+        found, int | float
+    ):  # A text such as "2": the datasets library takes it for JSON and drops the quotes.
+        return [text]
+    entries = found if isinstance(found, list) else [found]
+    texts = [entry["text"] if isinstance(entry, dict) else entry for entry in entries]
     if not all(isinstance(entry, str | None) for entry in texts):
         raise TypeError("no texts")
     return texts

@@ -11,8 +11,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import datasets
-
 from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, describe, fits
 from rerank_trainer.data.conversions import Roles, names_of
 from rerank_trainer.data.layouts.flat import FLAT
@@ -37,6 +35,7 @@ def recognise(features: Mapping[str, Any], scores_are: str | None = None) -> tup
         ValueError: No layout or more than one matches; a column could play two roles, or two columns one role; or a
             column with the name of a group's column cannot be used as that.
 
+    >>> import datasets
     >>> layout, roles = recognise({"question": datasets.Value("string"), "answer": datasets.Value("string")})
     >>> layout.name, roles
     ('bare pairs', {'question': 'query', 'answer': 'positive'})

@@ -16,7 +16,6 @@ from rerank_trainer.data.layouts.flat import scores_of_n_tuple
 from rerank_trainer.data.layouts.layout import (
     LABEL,
     OF_QUERY,
-    PASSAGE,
     PASSAGE_ID,
     PASSAGES,
     QUERY,
@@ -38,8 +37,7 @@ _NEGATIVE_ID = re.compile(r"negative_id(?:_(\d+))?|negative_(\d+)_id")
 
 def _query(features: Features) -> Roles:
     """The query's id, and its text where the rows have it; nothing where they have the passages' texts themselves."""
-    texts = [has(features, name, "passage") for name in PASSAGE] + [has(features, name, "passages") for name in PASSAGES]
-    if any(texts):
+    if any(has(features, name, "passage") or has(features, name, "passages") for name in PASSAGES):
         return {}
     return taken(features, {"query_id": _QUERY_ID, "query": QUERY})
 
