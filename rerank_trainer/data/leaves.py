@@ -12,6 +12,7 @@ import ast
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -23,9 +24,6 @@ _TEXT = datasets.Value("string")
 
 # A title stands before its text, with a space between.
 TITLES = {"title": "passage", "titles": "passages", "pos_titles": "pos", "neg_titles": "neg"}
-# Lists that may come as one text that holds them, and those where one text is a list of one.
-_WRITTEN_OUT = ("candidate_ids", "labels", "teacher_scores")
-_ONE_OR_MORE = ("pos", "neg")
 
 
 def leaf_features(features: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,9 +107,9 @@ def read_columns(table: Any, roles: Mapping[str, str], *, first_row: int = 0) ->
     """
     columns = {name: _leaf(table, name, first_row) for name in roles}
     for name, role in roles.items():
-        convert = _to_lists(columns[name], role)
-        if convert is not None:
-            columns[name] = _converted_lists(columns[name], convert, name, first_row)
+        written = _written(columns[name], role)
+        if written is not None:
+            columns[name] = _lists_of(columns[name], written, name, first_row)
     named = {role: name for name, role in roles.items()}
     for title, text in TITLES.items():
         if title in named:
@@ -178,35 +176,13 @@ def _with_titles(titles: Any, texts: Any) -> Any:
     return pc.utf8_trim_whitespace(pc.binary_join_element_wise(titles, texts, pa.scalar(" ", texts.type)))
 
 
-def _to_lists(column: Any, role: str) -> Callable[[str], list[Any]] | None:
-    """How a text becomes the list that it stands for, where the role wants a list and the column holds texts."""
-    is_text = _is_text(column.type)
-    if role in _WRITTEN_OUT and is_text:
-        return _written_ids if role == "candidate_ids" else _written_numbers
-    if role in _ONE_OR_MORE and is_text:
-        return lambda text: [text]
-    return _one_or_more if role in _ONE_OR_MORE and isinstance(column.type, pa.BaseExtensionType) else None
+@dataclass(frozen=True)
+class _Written:
+    """How the text of a row becomes the list that it stands for."""
 
-
-def _converted_lists(column: Any, convert: Callable[[str], list[Any]], name: str, first_row: int) -> Any:
-    lists = []
-    for row, text in enumerate(column.to_pylist()):
-        try:
-            lists.append(None if text is None else convert(text))
-        except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
-            raise ValueError(
-                f"row {first_row + row}, column {name!r}: expected {_LISTS_IN_WORDS[convert.__name__]}, found "
-                f"{reprlib.repr(text)}. Write it so or leave the row out."
-            ) from error
-    return pa.array(lists, pa.list_(pa.float64() if convert is _written_numbers else pa.string()))
-
-
-def _written_ids(text: str) -> list[Any]:
-    return [None if entry is None else str(entry) for entry in _written_list(text, str | int | None)]
-
-
-def _written_numbers(text: str) -> list[Any]:
-    return _written_list(text, int | float | None)
+    expected: str
+    entry: Any
+    convert: Callable[[str], list[Any]]
 
 
 def _written_list(text: str, kinds: Any) -> list[Any]:
@@ -220,25 +196,56 @@ def _written_list(text: str, kinds: Any) -> list[Any]:
     return list(entries)
 
 
+def _written_ids(text: str) -> list[Any]:
+    return [None if entry is None else str(entry) for entry in _written_list(text, str | int | None)]
+
+
+def _written_numbers(text: str) -> list[Any]:
+    return _written_list(text, int | float | None)
+
+
 def _one_or_more(text: str) -> list[Any]:
     """The texts in the JSON of one text or of a list of them, each as it is or as the ``text`` of an object."""
     found = json.loads(text)
-    if isinstance(
-        found, int | float
-    ):  # A text such as "2": the datasets library takes it for JSON and drops the quotes.
-        return [text]
-    entries = found if isinstance(found, list) else [found]
+    # The datasets library takes the text "2" for JSON already, and leaves its quotation marks out.
+    entries = [text] if isinstance(found, int | float) else found if isinstance(found, list) else [found]
     texts = [entry["text"] if isinstance(entry, dict) else entry for entry in entries]
     if not all(isinstance(entry, str | None) for entry in texts):
         raise TypeError("no texts")
     return texts
 
 
-_LISTS_IN_WORDS = {
-    "_written_ids": "a list of ids or a text that holds one, such as '[1, 2]'",
-    "_written_numbers": "a list of numbers or a text that holds one, such as '[0.5, 1.5]'",
-    "_one_or_more": "a text or a list of texts",
-}
+_IDS = _Written("a list of ids or a text that holds one, such as '[1, 2]'", pa.string(), _written_ids)
+_NUMBERS = _Written("a list of numbers or a text that holds one, such as '[0.5, 1]'", pa.float64(), _written_numbers)
+_ONE_TEXT = _Written("a text or a list of texts", pa.string(), lambda text: [text])
+_UNLIKE = _Written("a text or a list of texts", pa.string(), _one_or_more)
+
+
+def _written(column: Any, role: str) -> _Written | None:
+    """Whether, and how, texts in the column stand for lists that the role wants."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        return _UNLIKE if role in ("pos", "neg") else None
+    of_roles = {
+        "candidate_ids": _IDS,
+        "labels": _NUMBERS,
+        "teacher_scores": _NUMBERS,
+        "pos": _ONE_TEXT,
+        "neg": _ONE_TEXT,
+    }
+    return of_roles.get(role) if _is_text(column.type) else None
+
+
+def _lists_of(column: Any, written: _Written, name: str, first_row: int) -> Any:
+    lists = []
+    for row, text in enumerate(column.to_pylist()):
+        try:
+            lists.append(None if text is None else written.convert(text))
+        except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError) as error:
+            raise ValueError(
+                f"row {first_row + row}, column {name!r}: expected {written.expected}, found {reprlib.repr(text)}. "
+                "Write it so or leave the row out."
+            ) from error
+    return pa.array(lists, pa.list_(written.entry))
 
 
 def _is_text(kind: Any) -> bool:
