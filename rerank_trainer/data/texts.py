@@ -112,7 +112,7 @@ class TextTable:
         rows = list(numbers.values())
         texts: list[str] = []
         for start in range(0, len(rows), 1000):
-            texts += [text or "" for text in self._read(rows[start : start + 1000])]
+            texts += [(text or "").strip() for text in self._read(rows[start : start + 1000])]
         return dict(zip(numbers, texts, strict=True))
 
     def _read(self, numbers: list[int]) -> list[str | None]:
@@ -236,7 +236,7 @@ def read_texts(source: Source, kind: str, wanted: Container[str] | None) -> dict
         FileNotFoundError: The file is not there.
         ValueError: A line or row has no id or text, or an id is there twice.
     """
-    path = None if isinstance(source, datasets.Dataset) else file_of(source)
+    path = file_of(source) if isinstance(source, str | os.PathLike) else None
     if path is not None and path.suffix == ".jsonl":
         return _read_lines(path, kind, wanted)
     return TextTable(read_table(source, kind), kind).all(wanted)

@@ -28,6 +28,7 @@ from rerank_trainer.data.layouts.layout import (
     one,
     relevance,
     taken,
+    two_for_one,
 )
 
 _QUERY_ID = ("query_id", "qid", "question_id")
@@ -86,8 +87,10 @@ def _recognise_nemo_by_id(features: Features, scores_are: str | None) -> Roles |
 
 def _one_list(features: Features, names: tuple[str, ...], role: str) -> str | None:
     """As :func:`one`, and lists may be written out as texts, as PyLate and LightOn do."""
-    written = {name: feature for name, feature in features.items() if name in names and fits(feature, "positive")}
-    return one(features, names, role) or next(iter(written), None)
+    found = [name for name in names if has(features, name, role) or has(features, name, "positive")]
+    if len(found) > 1:
+        raise two_for_one(role, found)
+    return found[0] if found else None
 
 
 IDS = (
