@@ -112,10 +112,12 @@ def test_the_texts_of_a_table_on_disk_are_not_held_in_memory(tmp_path):
 def test_the_same_ids_are_filled_anew_when_the_table_changes():
     rows = Dataset.from_list([{"query": "q", "doc_ids": ["a"]}])
 
-    def passages(text):
-        return to_groups(rows, corpus=Dataset.from_list([{"_id": "a", "text": text}]))[0]["passages"]
+    def groups(text):
+        return to_groups(rows, corpus=Dataset.from_list([{"_id": "a", "text": text}]))
 
-    assert [passages("one"), passages("two"), passages("one")] == [["one"], ["two"], ["one"]]
+    assert [groups(text)[0]["passages"] for text in ("one", "two", "one")] == [["one"], ["two"], ["one"]]
+    # What later steps keep on disk is found by the fingerprint.
+    assert groups("one")._fingerprint != groups("two")._fingerprint
 
 
 @pytest.mark.parametrize("source", [{"a": "text"}, None, 3])

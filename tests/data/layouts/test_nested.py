@@ -210,6 +210,10 @@ def changed(row, column, value):
             "row 2, column 'messages': expected one message of the role 'user' and .* found .*'r'",
         ),
         (
+            changed(MS_SWIFT, "messages", user("q") + assistant("a")),
+            "row 2, column 'messages': expected one message of the role 'user' and .* found .*'assistant'",
+        ),
+        (
             changed(MS_SWIFT, "messages", assistant("q")),
             "row 2, column 'messages': expected one .* found .*'assistant'",
         ),
