@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _MESSAGE = {"role", "content"}
-_TEXT = datasets.Value("string")
 
 # A title stands before its text, with a space between.
 TITLES = {"title": "passage", "titles": "passages", "pos_titles": "pos", "neg_titles": "neg"}
@@ -46,11 +45,11 @@ def _fields(feature: Any) -> dict[str, Any]:
         return {}
     entry = feature.feature
     if isinstance(entry, dict):
-        if entry.keys() == _MESSAGE:
-            return {"user": _TEXT, "system": _TEXT, "content": _TEXT}
+        if entry.keys() >= _MESSAGE:
+            return dict.fromkeys(("user", "system", "content"), entry["content"])
         return {field: datasets.List(leaf) for field, leaf in entry.items()}
-    if is_list(entry) and isinstance(entry.feature, dict) and entry.feature.keys() == _MESSAGE:
-        return {"content": datasets.List(_TEXT)}
+    if is_list(entry) and isinstance(entry.feature, dict) and entry.feature.keys() >= _MESSAGE:
+        return {"content": datasets.List(entry.feature["content"])}
     return {}
 
 
@@ -135,7 +134,7 @@ def _leaf(table: Any, name: str, first_row: int) -> Any:
             return f"row {first_row + row}, column {parent!r}, entry {index - pc.index(parents, row).as_py()}"
 
         return _as_lists(column, _texts_of_messages(messages, field, where_in_list))
-    if {entry.field(i).name for i in range(entry.num_fields)} == _MESSAGE:
+    if {entry.field(i).name for i in range(entry.num_fields)} >= _MESSAGE:
         return _texts_of_messages(column, field, lambda row: f"row {first_row + row}, column {parent!r}")
     return _as_lists(column, pc.struct_field(pc.list_flatten(column), field))
 

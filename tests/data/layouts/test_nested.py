@@ -106,6 +106,12 @@ def test_a_conversation_without_a_system_message_has_an_empty_instruction():
     assert [group["instruction"] for group in groups_of([MS_SWIFT, MS_SWIFT | {"messages": user("r")}])] == ["i", ""]
 
 
+def test_messages_may_hold_more_than_role_and_content():
+    row = MS_SWIFT | {"messages": [{"role": "user", "content": "q", "loss": None}]}
+
+    assert groups_of([row])[0]["query"] == "q"
+
+
 def test_texts_and_conversations_may_stand_beside_each_other():
     row = PREFERENCE | {"prompt": "q", "margin": 2}
 
@@ -150,6 +156,14 @@ def test_texts_and_conversations_may_stand_beside_each_other():
         (
             {
                 "messages": List({"from": TEXT, "value": TEXT}),
+                "positive_messages": List(MESSAGES),
+                "negative_messages": List(MESSAGES),
+            },
+            "no layout matches",
+        ),
+        (  # content in parts, as of models that see images
+            {
+                "messages": List({"role": TEXT, "content": List({"type": TEXT, "text": TEXT})}),
                 "positive_messages": List(MESSAGES),
                 "negative_messages": List(MESSAGES),
             },
