@@ -15,7 +15,7 @@ from datasets.fingerprint import Hasher
 from rerank_trainer.data.columns import group_features
 from rerank_trainer.data.conversions import Roles
 from rerank_trainer.data.files import Source, file_of, read_table
-from rerank_trainer.data.layouts.layout import PASSAGE_ID, in_words, one
+from rerank_trainer.data.layouts.layout import PASSAGE_ID, has, in_words, one
 from rerank_trainer.data.leaves import columns_of, read_columns
 
 # What the columns of a table may be called, and what one row of it is.
@@ -59,7 +59,8 @@ class TextTable:
                 f"({' | '.join(_TEXTS[kind])}), found {in_words(features)}. Rename them."
             )
         self.kind, self._name, self._text = kind, name, text
-        self._roles = {text: "passage"} | ({"title": "title"} if text == "text" and "title" in features else {})
+        titled = text == "text" and has(features, "title", "title")
+        self._roles = {text: "passage"} | ({"title": "title"} if titled else {})
         self._rows = rows.with_format("arrow")
 
     @property
@@ -140,8 +141,6 @@ def tables_for(roles: Roles, *, queries: Source | None, corpus: Source | None) -
                 f"the rows hold the texts of their {_texts_in_words(kind)} (columns {', '.join(roles)}), but {kind}= "
                 f"is given: {str(source)[:80]!r}. Leave it out, or remove the columns with the texts."
             )
-        if needed and not any(role in _ID_ROLES[kind] for role in roles.values()):
-            raise ValueError(f"expected a column {_ID_ROLES[kind][0]!r} beside {', '.join(roles)}, found none")
         if needed:
             tables.append(TextTable(read_table(source, kind), kind))
     return tables
