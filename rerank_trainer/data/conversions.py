@@ -98,6 +98,16 @@ def from_positives_and_negatives(dataset: datasets.Dataset, roles: Roles, draw: 
     return _map(dataset, roles, convert, [*joined, "labels"])
 
 
+def from_positive_first(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of listed passages of which the first is the positive, labelled 1, and the others have label 0."""
+    passages = names_of(roles, "passages")[0]
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        return {"labels": [[1.0] + [0.0] * (len(texts) - 1) for texts in batch[passages]]}
+
+    return _map(dataset, roles, convert, ["labels"])
+
+
 def from_candidate_ids(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
     """Groups of listed ids; where nothing says how relevant they are their order does, as teacher scores -1, -2, ..."""
     ids = names_of(roles, "candidate_ids")[0]

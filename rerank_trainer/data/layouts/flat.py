@@ -70,9 +70,13 @@ def _recognise_labelled_pairs(features: Features, scores_are: str | None) -> Rol
     roles = taken(features, {"query": QUERY, "passage": passages, "passage_id": PASSAGE_ID})
     if "text" in roles and has(features, "title", "title"):
         roles["title"] = "title"
-    if scores_are is None and has(features, "rank", "margin"):
-        scores_are = "teacher_scores"  # A rank says that the score is a first stage's or a teacher's, not a label.
-    return roles | relevance(features, "label", "teacher_score", scores_are)
+    return roles | relevance_of_pair(features, scores_are)
+
+
+def relevance_of_pair(features: Features, scores_are: str | None) -> Roles:
+    """What says how relevant one passage is; beside a rank the score is a first stage's or a teacher's and no label."""
+    ranked = has(features, "rank", "margin")
+    return relevance(features, "label", "teacher_score", "teacher_scores" if ranked else scores_are)
 
 
 def _recognise_n_tuple(features: Features, scores_are: str | None) -> Roles | None:

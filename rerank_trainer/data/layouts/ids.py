@@ -12,7 +12,7 @@ from rerank_trainer.data.conversions import (
     from_n_tuples,
     from_positives_and_negatives,
 )
-from rerank_trainer.data.layouts.flat import scores_of_n_tuple
+from rerank_trainer.data.layouts.flat import relevance_of_pair, scores_of_n_tuple
 from rerank_trainer.data.layouts.layout import (
     LABEL,
     OF_QUERY,
@@ -26,7 +26,6 @@ from rerank_trainer.data.layouts.layout import (
     Layout,
     has,
     one,
-    relevance,
     taken,
     two_for_one,
 )
@@ -71,10 +70,7 @@ def _recognise_id_pairs(features: Features, scores_are: str | None) -> Roles | N
     roles = _query(features)
     if not roles:
         return None
-    if scores_are is None and has(features, "rank", "margin"):
-        scores_are = "teacher_scores"
-    roles |= taken(features, {"passage_id": PASSAGE_ID})
-    return roles | relevance(features, "label", "teacher_score", scores_are)
+    return roles | taken(features, {"passage_id": PASSAGE_ID}) | relevance_of_pair(features, scores_are)
 
 
 def _recognise_nemo_by_id(features: Features, scores_are: str | None) -> Roles | None:

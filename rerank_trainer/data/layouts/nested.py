@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from rerank_trainer.data.conversions import Roles, from_n_tuples, from_positives_and_negatives, rename
+from rerank_trainer.data.conversions import (
+    Roles,
+    from_n_tuples,
+    from_positive_first,
+    from_positives_and_negatives,
+    rename,
+)
 from rerank_trainer.data.layouts.layout import (
     OF_LIST,
     OF_QUERY,
@@ -34,7 +40,7 @@ def _recognise_tevatron_distil(features: Features, scores_are: str | None) -> Ro
     texts, scores = has(features, "passages.text", "passages"), one(features, SCORE, "teacher_scores")
     if not texts or scores is None or one(features, QUERY, "query") is None:
         return None
-    roles = taken(features, {"query": QUERY}) | {"passages.text": "passages", scores: scores_are or "teacher_scores"}
+    roles = taken(features, {"query": QUERY}) | {"passages.text": "passages", scores: "teacher_scores"}
     optional = {"passages.title": "titles", "passages.docid": "passage_ids"}
     return roles | {name: role for name, role in optional.items() if has(features, name, role)}
 
@@ -83,9 +89,10 @@ NESTED = (
     ),
     Layout(
         "tevatron distil",
-        "query, passages (list of {text}, optionally with title, docid), scores (list of a teacher's scores)",
+        "query, passages (list of {text}, optionally with title, docid; the first is the positive), scores (list of a "
+        "teacher's scores)",
         _recognise_tevatron_distil,
-        rename,
+        from_positive_first,
     ),
     Layout(
         "rag_retrieval",

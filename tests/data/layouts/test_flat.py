@@ -291,11 +291,11 @@ def test_content_is_a_passage_only_where_there_is_no_other():
         recognise({"query": TEXT, "content": TEXT})
 
 
-def test_a_score_beside_a_rank_is_a_teachers_unless_it_is_said_to_be_a_label():
+@pytest.mark.parametrize("scores_are", [None, "labels"])
+def test_a_score_beside_a_rank_is_a_teachers_whatever_scores_are(scores_are):
     row = {"query": "q", "text": "a", "rank": 1, "score": 2.5}
 
-    assert groups_of([row])[0]["teacher_scores"] == [2.5]
-    assert groups_of([row], scores_are="labels")[0]["labels"] == [2.5]
+    assert groups_of([row], scores_are=scores_are) == [{"query": "q", "passages": ["a"], "teacher_scores": [2.5]}]
 
 
 # ---- n-tuples

@@ -96,9 +96,10 @@ def test_a_passage_may_have_a_title_alone():
     assert groups_of([row])[0]["passages"] == ["t", "b"]
 
 
-def test_scores_of_a_distilled_row_can_be_labels():
-    assert groups_of([DISTIL], scores_are="labels") == [
-        {"query": "q", "passages": ["t a", "u b"], "labels": [2.0, 1.0]},
+@pytest.mark.parametrize("scores_are", [None, "labels"])
+def test_scores_of_a_distilled_row_are_a_teachers_and_its_first_passage_is_the_positive(scores_are):
+    assert groups_of([DISTIL], scores_are=scores_are) == [
+        {"query": "q", "passages": ["t a", "u b"], "labels": [1.0, 0.0], "teacher_scores": [2.0, 1.0]},
     ]
 
 
