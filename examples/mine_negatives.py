@@ -13,13 +13,14 @@ import datasets
 from tiny_task import tiny_groups, tiny_model
 
 from rerank_trainer import BM25, Embeddings, PercentOfPositive, Reranker, RerankerVerdict, mine_negatives
-from rerank_trainer.data.trec import read_qrels, read_texts
+from rerank_trainer.data.texts import read_texts
+from rerank_trainer.data.trec import read_qrels
 
 
 def judged_pairs(folder: Path, split: str, corpus: dict[str, str]) -> datasets.Dataset:
     """One row for each judged pair of the split."""
     qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
-    queries = read_texts(folder / "queries.jsonl", qrels)
+    queries = read_texts(folder / "queries.jsonl", "queries", qrels)
     return datasets.Dataset.from_list(
         [
             {"query_id": query_id, "query": queries[query_id], "passage": corpus[passage_id], "label": max(grade, 0)}
@@ -46,7 +47,7 @@ def main() -> None:
         corpus, rows, num_negatives = None, tiny_groups(seed=0), 2
         reranker = tiny_model()
     else:
-        corpus = read_texts(options.folder / "corpus.jsonl")
+        corpus = read_texts(options.folder / "corpus.jsonl", "corpus")
         rows, num_negatives = judged_pairs(options.folder, options.split, corpus), options.num_negatives
         reranker = Reranker.from_pretrained(options.reranker) if options.reranker else None
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rerank_trainer.data.first_stage import BM25
     from rerank_trainer.data.formats import load_groups, to_groups
-    from rerank_trainer.data.trec import load_beir
+    from rerank_trainer.data.trec import load_beir, load_trec
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
     from rerank_trainer.mining.filters import (
@@ -51,6 +51,7 @@ _MODULES = {
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
+    "load_trec": "rerank_trainer.data.trec",
     "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
     "to_groups": "rerank_trainer.data.formats",

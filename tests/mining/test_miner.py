@@ -10,7 +10,8 @@ import torch
 
 from rerank_trainer.data.first_stage import BM25
 from rerank_trainer.data.formats import to_groups
-from rerank_trainer.data.trec import read_qrels, read_texts
+from rerank_trainer.data.texts import read_texts
+from rerank_trainer.data.trec import read_qrels
 from rerank_trainer.mining.filters import (
     AbsoluteMargin,
     MaxScore,
@@ -451,8 +452,8 @@ def test_the_filter_drops_a_third_or_more_of_the_withheld_positives_of_real_judg
     folder = rerank_data / "medquad"
     qrels = {query: list(of) for query, of in read_qrels(folder / "qrels" / "dev.tsv").items() if len(of) > 1}
     qrels = {query: qrels[query] for query in list(qrels)[:25]}
-    queries = read_texts(folder / "queries.jsonl", qrels)
-    corpus = read_texts(folder / "corpus.jsonl", {passage for of in qrels.values() for passage in of})
+    queries = read_texts(folder / "queries.jsonl", "queries", qrels)
+    corpus = read_texts(folder / "corpus.jsonl", "corpus", {passage for of in qrels.values() for passage in of})
     known = {query: of[0] for query, of in qrels.items()}
     pairs = rows(*({"query_id": q, "query": queries[q], "passage": corpus[p], "label": 1} for q, p in known.items()))
     withheld = {(queries[query], corpus[passage]) for query, of in qrels.items() for passage in of[1:]}
