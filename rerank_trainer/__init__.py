@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.windows import Windows
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -26,6 +27,7 @@ _MODULES = {
     "Reranker": "rerank_trainer.models.reranker",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "Teacher": "rerank_trainer.teachers.teacher",
+    "Windows": "rerank_trainer.models.windows",
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",

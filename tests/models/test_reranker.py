@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.windows import Windows
 from tests.tiny_models import PAIRS, TEXTS, byte_tokenizer, tiny_model
 
 KINDS = ["bert", "modernbert", "qwen3"]
@@ -250,3 +251,31 @@ def test_bfloat16_scores_are_near_and_float32():
 
     assert rough.dtype == torch.float32
     assert 0 < (exact - rough).abs().max() < 0.05 and math.isfinite(rough.sum())
+
+
+def cut_lines(caplog):
+    return [(r.levelname, r.getMessage()) for r in caplog.records if "were cut" in r.getMessage()]
+
+
+@pytest.mark.parametrize(("num_short", "level"), [(1, "WARNING"), (30, "INFO")])
+def test_predict_says_once_how_much_was_cut_and_warns_when_it_is_much(caplog, num_short, level):
+    reranker = Reranker(*tiny_model("bert"), max_length=40)
+    long = TEXTS[1] * 6
+    num_tokens = sum(len(reranker.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (TEXTS[0], long))
+    share = round(100 * (num_tokens - (40 - 3)) / num_tokens)
+    pairs = [(TEXTS[0], long), *[("water", "fire")] * num_short, (TEXTS[0], long)]
+
+    with caplog.at_level("INFO"):
+        reranker.predict(pairs, pairs_per_chunk=2)
+
+    text = f"2 of {num_short + 2} pairs were cut to max_length=40, {share} % of their tokens lost; raise max_length"
+    assert cut_lines(caplog) == [(level, f"{text} or pass windows=Windows()")]
+
+
+@pytest.mark.parametrize("windows", [None, Windows(overlap=4)], ids=["short pairs", "windows"])
+def test_predict_says_nothing_when_nothing_was_lost(caplog, windows):
+    reranker = Reranker(*tiny_model("bert"), max_length=40)
+    with caplog.at_level("INFO"):
+        reranker.predict([("water", TEXTS[1] * 6 if windows else "fire")], windows=windows)
+
+    assert cut_lines(caplog) == []
