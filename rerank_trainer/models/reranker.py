@@ -86,6 +86,7 @@ class Reranker:
         revision: str | None = None,
         token: str | None = None,
         trust_remote_code: bool = False,
+        allow_pickle: bool = False,
         **model_kwargs: Any,
     ) -> Reranker:
         """A reranker from a Hub id or folder: a cross-encoder of one or two logits, or a backbone with a fresh head.
@@ -99,15 +100,23 @@ class Reranker:
             revision: Branch, tag or commit.
             token: Hub token.
             trust_remote_code: Whether code from the checkpoint may run.
+            allow_pickle: Whether weights that are no safetensors may be read, as tensors only; see docs/security.md.
             **model_kwargs: Passed on to Transformers: ``attn_implementation``, ``device_map`` and others.
 
         Raises:
-            ValueError: If the checkpoint has three or more labels, or no pad token can be found.
+            ValueError: If the checkpoint has three or more labels, no pad token can be found, or the weights are
+                pickled and not allowed.
         """
         hub = {"revision": revision, "token": token}
         hub = {key: value for key, value in hub.items() if value is not None}
         model, fresh = load_model(
-            str(name), keep_layers=keep_layers, trust_remote_code=trust_remote_code, dtype=dtype, **hub, **model_kwargs
+            str(name),
+            keep_layers=keep_layers,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            dtype=dtype,
+            **hub,
+            **model_kwargs,
         )
         tokenizer = load_tokenizer(str(name), trust_remote_code=trust_remote_code, **hub)
         stored = getattr(model.config, "rerank_trainer", None) or {}

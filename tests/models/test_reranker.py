@@ -136,28 +136,6 @@ def test_options_of_transformers_pass_through(tmp_path):
     assert Reranker.from_pretrained(tmp_path).model.dtype == torch.float32
 
 
-def test_pickled_weights_are_not_read(tmp_path):
-    reranker = Reranker(*tiny_model("bert"))
-    reranker.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(reranker.model.state_dict(), tmp_path / "pytorch_model.bin")
-
-    with pytest.raises(OSError, match="safetensors"):
-        Reranker.from_pretrained(tmp_path)
-
-
-def test_code_of_a_checkpoint_does_not_run_unless_asked(tmp_path):
-    Reranker(*tiny_model("bert")).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config.update(model_type="strange", auto_map={"AutoConfig": "strange.StrangeConfig"})
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        Reranker.from_pretrained(tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
 def test_a_chain_of_modules_is_refused_by_name(tmp_path):
     Reranker(*tiny_model("bert")).save_pretrained(tmp_path)
     modules = [

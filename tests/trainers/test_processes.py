@@ -41,7 +41,7 @@ def train(folder: Path) -> None:
         warmup_steps=0,
         lr_scheduler_type="constant",
     )
-    reranker = small_reranker(spread=0.3).with_lengths(max_length=12)  # some pairs are cut
+    reranker = small_reranker(spread=0.3).with_lengths(max_length=9)  # some pairs are cut
     trainer = DistillRerankTrainer(reranker, args, train_dataset=ragged_groups(), eval_dataset=word_groups(13, seed=4))
     trainer.train()
     figures = trainer.evaluate()
