@@ -73,6 +73,7 @@ class Reranker:
         self.head: Head = LogitHead()
         self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
         mark_config(model.config, query_max_length=query_max_length)
+        self._has_warned = False  # of truncation: ranking queries one by one must not warn at each
 
     @classmethod
     def from_pretrained(
@@ -162,7 +163,8 @@ class Reranker:
     ) -> Tensor:
         """Scores of (query, passage) pairs, ``(num_pairs,)`` float32 on the CPU, unbounded, higher is more relevant.
 
-        When pairs were cut to ``max_length``, one line of the log says how many and how much they lost.
+        When pairs were cut to ``max_length``, one line of the log says how many and how much they lost: a warning the
+        first time that it is more than a tenth of them.
 
         Args:
             pairs: Query and passage of each pair.
@@ -201,7 +203,7 @@ class Reranker:
                     bar.update(len(chunk))
         finally:
             self.model.train(training)
-        _log_truncation(cut, self.max_length, remedy=" or pass windows=Windows()" if windows is None else "")
+        self._log_truncation(cut, remedy=" or pass windows=Windows()" if windows is None else "")
         return torch.cat(scores) if scores else torch.empty(0)
 
     def rank(
@@ -234,11 +236,12 @@ class Reranker:
             for passage in passages
         ]
 
-
-def _log_truncation(cut: Truncation, max_length: int, remedy: str) -> None:
-    if cut.num_cut:
-        level = logging.WARNING if cut.share > WARNING_SHARE else logging.INFO
-        logger.log(level, "%s; raise max_length%s", cut.describe(max_length), remedy)
+    def _log_truncation(self, cut: Truncation, remedy: str) -> None:
+        if cut.num_cut:
+            warns = cut.share > WARNING_SHARE and not self._has_warned
+            self._has_warned |= warns
+            level = logging.WARNING if warns else logging.INFO
+            logger.log(level, "%s; raise max_length%s", cut.describe(self.max_length), remedy)
 
 
 def check_pairs(pairs: Sequence[Sequence[str]]) -> None:

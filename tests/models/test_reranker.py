@@ -236,7 +236,7 @@ def cut_lines(caplog):
 
 
 @pytest.mark.parametrize(("num_short", "level"), [(1, "WARNING"), (30, "INFO")])
-def test_predict_says_once_how_much_was_cut_and_warns_when_it_is_much(caplog, num_short, level):
+def test_predict_says_once_a_call_how_much_was_cut_and_warns_once_when_it_is_much(caplog, num_short, level):
     reranker = Reranker(*tiny_model("bert"), max_length=40)
     long = TEXTS[1] * 6
     num_tokens = sum(len(reranker.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (TEXTS[0], long))
@@ -245,9 +245,11 @@ def test_predict_says_once_how_much_was_cut_and_warns_when_it_is_much(caplog, nu
 
     with caplog.at_level("INFO"):
         reranker.predict(pairs, pairs_per_chunk=2)
+        reranker.predict(pairs)
 
     text = f"2 of {num_short + 2} pairs were cut to max_length=40, {share} % of their tokens lost; raise max_length"
-    assert cut_lines(caplog) == [(level, f"{text} or pass windows=Windows()")]
+    text = f"{text} or pass windows=Windows()"
+    assert cut_lines(caplog) == [(level, text), ("INFO", text)]
 
 
 @pytest.mark.parametrize("windows", [None, Windows(overlap=4)], ids=["short pairs", "windows"])

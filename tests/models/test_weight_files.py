@@ -40,8 +40,11 @@ def test_the_trap_springs_when_it_is_unpickled(tmp_path):
     assert (tmp_path / "ran").exists()
 
 
-def test_pickled_weights_are_refused_by_name_and_remedy(folder):
-    with pytest.raises(ValueError, match=r"pickled weights, pytorch_model\.bin.*safetensors.*allow_pickle=True"):
+@pytest.mark.parametrize("file", ["pytorch_model.bin", "pytorch_model.bin.index.json"])
+def test_pickled_weights_are_refused_by_name_and_remedy(folder, file):
+    (folder / "pytorch_model.bin").rename(folder / file)
+
+    with pytest.raises(ValueError, match=rf"pickled weights, {file}, .*safetensors.*allow_pickle=True"):
         Reranker.from_pretrained(folder)
 
 
