@@ -11,6 +11,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.weight_files import loading_options
 from tests.tiny_models import PAIRS, byte_tokenizer, tiny_model
 
 
@@ -68,6 +69,13 @@ def test_allowed_or_not_a_pickle_runs_no_code(folder, tmp_path, allow_pickle):
 def test_no_other_option_opens_pickles(folder, option, allow_pickle):
     with pytest.raises(ValueError, match=f"{option}=False would read pickled weights.*allow_pickle"):
         Reranker.from_pretrained(folder, allow_pickle=allow_pickle, **{option: False})
+
+
+@pytest.mark.parametrize(("allow_pickle", "use_safetensors"), [(False, True), (True, None)])
+def test_transformers_is_told_to_build_tensors_only(allow_pickle, use_safetensors):
+    options = loading_options({"dtype": "auto"}, allow_pickle=allow_pickle)
+
+    assert options == {"dtype": "auto", "use_safetensors": use_safetensors, "weights_only": True}
 
 
 def test_weights_that_are_missing_altogether_are_no_matter_of_pickles(folder):

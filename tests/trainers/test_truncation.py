@@ -61,5 +61,12 @@ def test_a_share_below_the_stated_one_is_logged_without_a_warning(make_args, cap
     )
 
     assert trainer.train().metrics["train_truncated"] == round(1 / 16, 4)
-    assert trainer.train().metrics["train_truncated"] == round(1 / 16, 4)  # counted anew
     assert warnings_of(caplog) == []
+
+
+def test_a_second_training_counts_anew(make_args):
+    trainer = ContrastiveRerankTrainer(small_reranker(), make_args(), train_dataset=groups_with_long_passages([1, 0]))
+    first = trainer.train().metrics["train_truncated"]
+    trainer.train_dataset.groups = groups_with_long_passages([0, 0])
+
+    assert (first, trainer.train().metrics["train_truncated"]) == (1 / 8, 0.0)
