@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.windows import Windows
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -47,6 +48,7 @@ _MODULES = {
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
     "Teacher": "rerank_trainer.teachers.teacher",
+    "Windows": "rerank_trainer.models.windows",
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",

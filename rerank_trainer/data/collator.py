@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from rerank_trainer.data.templates import PairTemplate, Row
+from rerank_trainer.data.truncation import Truncation
 
 LABEL_PADDING = -100.0  # what Transformers pads with when it joins batches of unlike width
 
@@ -60,6 +62,7 @@ class RerankCollator:
     * ``row``: ``(B,)``, the groups' indices in the data set.
     * ``teacher_scores``: ``(B, K)`` float32, 0 at padding; only when the groups have them.
     * ``missed_gains``: ``(B, M)`` float32, -100 at padding; only in evaluation.
+    * ``truncation``: ``(B, 5)``, each group's counts in the order of :class:`Truncation`.
     * ``student``: the :class:`TokenRows` of all pairs.
 
     Args:
@@ -82,6 +85,7 @@ class RerankCollator:
             batch["teacher_scores"] = _padded([group["teacher_scores"] for group in groups], fill=0.0)
         if "missed_gains" in groups[0]:
             batch["missed_gains"] = _padded([group["missed_gains"] for group in groups])
+        batch["truncation"] = torch.tensor([astuple(Truncation.of(rows)) for rows in encoded])
         cells = [(group, passage) for group, rows in enumerate(encoded) for passage in range(len(rows))]
         return {**batch, "student": lay_rows([row for rows in encoded for row in rows], cells)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -20,11 +20,17 @@ class Row:
         input_ids: Token ids with the special tokens, without padding.
         token_type_ids: Segment ids, as long as ``input_ids``; None for tokenizers without segments.
         prefix_length: How many leading tokens come before the passage: what the rows of a group share.
+        num_pair_tokens: How many tokens query and passage had before anything was cut.
+        num_query_lost: How many tokens of the query were cut off.
+        num_passage_lost: How many tokens of the passage were cut off.
     """
 
     input_ids: list[int]
     token_type_ids: list[int] | None
     prefix_length: int
+    num_pair_tokens: int = 0
+    num_query_lost: int = 0
+    num_passage_lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,12 +94,28 @@ class PairTemplate:
 
     def encode(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[Row]]:
         """The rows of each group, given as (query, passages); every query is tokenised once."""
+        return [[self.row(query, passage) for passage in passages] for query, passages in self.token_ids(groups)]
+
+    def token_ids(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[list[int], list[list[int]]]]:
+        """The groups as token ids, uncut and without special tokens."""
         queries = self._ids([query for query, _ in groups])
         passages = iter(self._ids([passage for _, passages in groups for passage in passages]))
         return [
-            [self._row(query, next(passages)) for _ in group_passages]
+            (query, [next(passages) for _ in group_passages])
             for query, (_, group_passages) in zip(queries, groups, strict=True)
         ]
+
+    def row(self, query: list[int], passage: list[int]) -> Row:
+        """The row of a pair of token ids, cut where it does not fit, with the counts of what it lost."""
+        row = self._row(query, passage)
+        num_query_kept = row.prefix_length - len(self.frame.before) - len(self.frame.between)
+        num_passage_kept = len(row.input_ids) - len(self.frame) - num_query_kept
+        return replace(
+            row,
+            num_pair_tokens=len(query) + len(passage),
+            num_query_lost=len(query) - num_query_kept,
+            num_passage_lost=len(passage) - num_passage_kept,
+        )
 
     def _row(self, query: list[int], passage: list[int]) -> Row:
         room = self.max_length - len(self.frame)

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from rerank_trainer.models.heads import fold_two_logits
+from rerank_trainer.models.weight_files import loading_options, pickles_refused, refuse_pickled_head
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,12 @@ DEFAULT_MAX_LENGTH = 512
 
 
 def load_model(
-    name: str, *, keep_layers: int | list[int] | None = None, trust_remote_code: bool = False, **model_kwargs: Any
+    name: str,
+    *,
+    keep_layers: int | list[int] | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
     """A sequence classification model with one logit, and the names of its freshly initialised parameters.
 
@@ -36,10 +42,12 @@ def load_model(
         name: Hub id or folder.
         keep_layers: Keep only these layers of the backbone: a count from the first, or their numbers.
         trust_remote_code: Whether code from the checkpoint may run.
+        allow_pickle: Whether pickled weights may be read; with ``weights_only=True``.
         **model_kwargs: Passed on to ``AutoModelForSequenceClassification.from_pretrained`` (dtype, revision, token...).
 
     Raises:
-        ValueError: If the checkpoint classifies into more than two labels, or is a chain of several modules.
+        ValueError: If the checkpoint classifies into more than two labels, is a chain of several modules, or holds
+            pickled weights that are not allowed.
     """
     # what AutoConfig also needs; the rest belongs to the weights
     shared = ("revision", "token", "cache_dir", "local_files_only")
@@ -53,10 +61,11 @@ def load_model(
             "or two (not relevant, relevant). Choose a reranker, or the backbone under this model."
         )
     _refuse_module_chain(name, hub)
-    model_kwargs.setdefault("use_safetensors", True)
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **model_kwargs
-    )
+    options = loading_options(model_kwargs, allow_pickle=allow_pickle)
+    with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        )
     if num_labels == 2:
         labels = list(config.id2label.values())
         fold_two_logits(model)
@@ -65,6 +74,7 @@ def load_model(
         keep_backbone_layers(model, keep_layers)
     fresh = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if fresh:
+        refuse_pickled_head(name, hub=hub)
         logger.info("%s has no trained score head: freshly initialised %s", name, fresh)
     model.config.problem_type = None
     return model, fresh

@@ -13,7 +13,7 @@ from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
 
 
-@dataclass
+@dataclass(repr=False)  # the parent's masks tokens; a generated one would show them
 class RerankTrainingArguments(TrainingArguments):
     """Arguments of :class:`~transformers.TrainingArguments`, and these. Batch sizes count groups, not pairs.
 
@@ -34,10 +34,11 @@ class RerankTrainingArguments(TrainingArguments):
         head_learning_rate: For freshly initialised parameters; None takes ten times the learning rate, at most 1e-3.
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
         teacher_cache_dir: Where teacher scores are kept; None takes the Hub cache's folder.
-        model_init_kwargs: For a model given by name: options of ``Reranker.from_pretrained``.
+        model_init_kwargs: For a model given by name: options of ``Reranker.from_pretrained``, but no token.
 
     Raises:
-        ValueError: If a value is out of its range, or the output folder cannot be written.
+        ValueError: If a value is out of its range, ``model_init_kwargs`` hold a token, or the output folder cannot be
+            written.
     """
 
     objective: str | None = field(default=None, metadata={"help": "Name of the loss that is minimised, or 'paper'."})
@@ -81,6 +82,7 @@ class RerankTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
+        _refuse_tokens(self.model_init_kwargs)
         self.top_share  # noqa: B018  refuses an unknown name before any work
         for metric in self.eval_metrics:
             parse_metric(metric)
@@ -96,6 +98,16 @@ class RerankTrainingArguments(TrainingArguments):
         if not 0 <= share <= 1:
             raise ValueError(f"negatives={self.negatives!r}: expected 'random', 'top', or a share from 0 to 1")
         return share
+
+
+def _refuse_tokens(options: dict[str, Any] | str | None) -> None:
+    """Refuse a secret among options that are logged and written to ``training_args.bin``; never shown in the error."""
+    for name in options if isinstance(options, dict) else ():
+        if name == "token" or name.endswith("_token"):
+            raise ValueError(
+                f"model_init_kwargs hold {name!r}, and arguments are written beside the model and logged. Log in with "
+                "`hf auth login`, set the variable HF_TOKEN, or load the model yourself and pass it as model=."
+            )
 
 
 def _require_writable(folder: str | None) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
+from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import write_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
@@ -56,6 +57,7 @@ class GroupHooks(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
+        self._train_cut, self._train_cut_logged = 0, Truncation()
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         return output
@@ -84,6 +86,7 @@ class GroupHooks(Trainer):
             # gradients are averaged over processes, but the counts are sums over them
             parts = parts * self.accelerator.num_processes
             self._note_parts(parts)
+            self._train_cut = self._train_cut + inputs["truncation"].sum(dim=0)
         loss = parts.sum()
         return (loss, {"scores": scores}) if return_outputs else loss
 
@@ -96,6 +99,8 @@ class GroupHooks(Trainer):
     ) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...] | None]:
         """Loss (None where the batch lacks the objective's targets), scores, and the tensors of ``label_names``."""
         inputs = self._prepare_inputs(inputs)
+        # gathered as predictions are: groups that were repeated to fill the last batch of a process count once
+        self._eval_cut = self._eval_cut + self.accelerator.gather_for_metrics(inputs["truncation"]).sum(dim=0)
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.objective.needs_teacher and "teacher_scores" not in inputs:
                 loss, scores = None, self._scores(model, inputs)
@@ -105,6 +110,24 @@ class GroupHooks(Trainer):
         if prediction_loss_only:
             return loss, None, None
         return loss, scores, tuple(inputs[name] for name in self.label_names)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in Transformers; the metrics say which share of the pairs was cut, as ``eval_truncated``."""
+        self._eval_cut = 0
+        output = super().evaluation_loop(
+            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+        )
+        cut = _as_truncation(self._eval_cut)
+        output.metrics[f"{metric_key_prefix}_truncated"] = round(cut.share, 4)
+        self._warn_of_truncation(cut, metric_key_prefix)
+        return output
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Each part's count over the batches of an optimizer step and all processes, ``(num_parts,)`` float32."""
@@ -140,13 +163,15 @@ class GroupHooks(Trainer):
         return 6 * int(inputs["student"]["lengths"].sum()) * num_parameters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Transformers; with several parts, the loss of each stands beside the sum."""
+        """As in Transformers; beside the loss stand the share of pairs cut and, of several parts, the loss of each."""
         if "loss" in logs and len(self.objective.names) > 1 and self._part_sums is not None:
             sums = self.accelerator.reduce(self._part_sums, reduction="mean").tolist()
             steps = max(1, self.state.global_step - self._parts_noted_at)
             for name, total in zip(self.objective.names, sums, strict=True):
                 logs[f"loss_{name}"] = round(total / steps, 4)
             self._part_sums, self._parts_noted_at = None, self.state.global_step
+        if "loss" in logs or "train_loss" in logs:
+            self._log_truncation(logs)
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -157,6 +182,29 @@ class GroupHooks(Trainer):
 
     _part_sums: Tensor | None = None
     _parts_noted_at = 0
+
+    # sums of a batch's `truncation`: of the training so far in this process, and of the running evaluation in all
+    _train_cut: Tensor | int = 0
+    _eval_cut: Tensor | int = 0
+    _train_cut_logged = Truncation()
+    _warned_of: frozenset[str] = frozenset()
+
+    def _log_truncation(self, logs: dict[str, float]) -> None:
+        """Add the share of pairs cut since the last log line, or in the whole training to its last line."""
+        if not isinstance(self._train_cut, Tensor):
+            return
+        total = _as_truncation(self.accelerator.reduce(self._train_cut, reduction="sum"))
+        if "loss" in logs:
+            logs["truncated"] = round((total - self._train_cut_logged).share, 4)
+            self._train_cut_logged = total
+        else:
+            logs["train_truncated"] = round(total.share, 4)
+        self._warn_of_truncation(total, "training")
+
+    def _warn_of_truncation(self, cut: Truncation, where: str) -> None:
+        if cut.share > WARNING_SHARE and where not in self._warned_of and self.is_world_process_zero():
+            logger.warning("%s: %s; raise max_length", where, cut.describe(self.reranker.max_length))
+            self._warned_of = self._warned_of | {where}
 
     def _note_parts(self, parts: Tensor) -> None:
         self._part_sums = parts.detach() + (0 if self._part_sums is None else self._part_sums)
@@ -175,6 +223,10 @@ class GroupHooks(Trainer):
 
 def _targets(inputs: dict[str, Any]) -> Targets:
     return Targets(inputs["labels"], inputs["mask"], inputs.get("teacher_scores"))
+
+
+def _as_truncation(counts: Tensor | int) -> Truncation:
+    return Truncation(*counts.tolist()) if isinstance(counts, Tensor) else Truncation()
 
 
 @contextlib.contextmanager

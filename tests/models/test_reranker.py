@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.windows import Windows
 from tests.tiny_models import PAIRS, TEXTS, byte_tokenizer, tiny_model
 
 KINDS = ["bert", "modernbert", "qwen3"]
@@ -135,28 +136,6 @@ def test_options_of_transformers_pass_through(tmp_path):
     assert Reranker.from_pretrained(tmp_path).model.dtype == torch.float32
 
 
-def test_pickled_weights_are_not_read(tmp_path):
-    reranker = Reranker(*tiny_model("bert"))
-    reranker.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(reranker.model.state_dict(), tmp_path / "pytorch_model.bin")
-
-    with pytest.raises(OSError, match="safetensors"):
-        Reranker.from_pretrained(tmp_path)
-
-
-def test_code_of_a_checkpoint_does_not_run_unless_asked(tmp_path):
-    Reranker(*tiny_model("bert")).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config.update(model_type="strange", auto_map={"AutoConfig": "strange.StrangeConfig"})
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        Reranker.from_pretrained(tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
 def test_a_chain_of_modules_is_refused_by_name(tmp_path):
     Reranker(*tiny_model("bert")).save_pretrained(tmp_path)
     modules = [
@@ -250,3 +229,33 @@ def test_bfloat16_scores_are_near_and_float32():
 
     assert rough.dtype == torch.float32
     assert 0 < (exact - rough).abs().max() < 0.05 and math.isfinite(rough.sum())
+
+
+def cut_lines(caplog):
+    return [(r.levelname, r.getMessage()) for r in caplog.records if "were cut" in r.getMessage()]
+
+
+@pytest.mark.parametrize(("num_short", "level"), [(1, "WARNING"), (30, "INFO")])
+def test_predict_says_once_a_call_how_much_was_cut_and_warns_once_when_it_is_much(caplog, num_short, level):
+    reranker = Reranker(*tiny_model("bert"), max_length=40)
+    long = TEXTS[1] * 6
+    num_tokens = sum(len(reranker.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (TEXTS[0], long))
+    share = round(100 * (num_tokens - (40 - 3)) / num_tokens)
+    pairs = [(TEXTS[0], long), *[("water", "fire")] * num_short, (TEXTS[0], long)]
+
+    with caplog.at_level("INFO"):
+        reranker.predict(pairs, pairs_per_chunk=2)
+        reranker.predict(pairs)
+
+    text = f"2 of {num_short + 2} pairs were cut to max_length=40, {share} % of their tokens lost; raise max_length"
+    text = f"{text} or pass windows=Windows()"
+    assert cut_lines(caplog) == [(level, text), ("INFO", text)]
+
+
+@pytest.mark.parametrize("windows", [None, Windows(overlap=4)], ids=["short pairs", "windows"])
+def test_predict_says_nothing_when_nothing_was_lost(caplog, windows):
+    reranker = Reranker(*tiny_model("bert"), max_length=40)
+    with caplog.at_level("INFO"):
+        reranker.predict([("water", TEXTS[1] * 6 if windows else "fire")], windows=windows)
+
+    assert cut_lines(caplog) == []

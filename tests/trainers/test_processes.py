@@ -41,15 +41,16 @@ def train(folder: Path) -> None:
         warmup_steps=0,
         lr_scheduler_type="constant",
     )
-    reranker = small_reranker(spread=0.3)
+    reranker = small_reranker(spread=0.3).with_lengths(max_length=9)  # some pairs are cut
     trainer = DistillRerankTrainer(reranker, args, train_dataset=ragged_groups(), eval_dataset=word_groups(13, seed=4))
     trainer.train()
     figures = trainer.evaluate()
     if trainer.is_world_process_zero():
         torch.save(reranker.model.state_dict(), folder / f"weights-{num_processes}.pt")
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        kept = {name: value for name, value in figures.items() if "@" in name or name == "eval_map"}
-        (folder / f"figures-{num_processes}.json").write_text(json.dumps({"losses": losses, **kept}))
+        lines = [entry for entry in trainer.state.log_history if "loss" in entry]
+        kept = {name: value for name, value in figures.items() if "@" in name or name in ("eval_map", "eval_truncated")}
+        kept |= {"losses": [line["loss"] for line in lines], "truncated": [line["truncated"] for line in lines]}
+        (folder / f"figures-{num_processes}.json").write_text(json.dumps(kept))
 
 
 @pytest.mark.slow
@@ -65,6 +66,9 @@ def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
     figures = [json.loads((tmp_path / f"figures-{number}.json").read_text()) for number in (1, 2)]
     assert len(figures[0]["losses"]) == 6 and len(set(figures[0]["losses"])) == 6
     assert figures[1].pop("losses") == pytest.approx(figures[0].pop("losses"), abs=1e-5)
+    shares = [run.pop("truncated") for run in figures]
+    assert shares[0] == shares[1] and 0 < min(shares[0]) < max(shares[0]) < 1
+    assert 0 < figures[0]["eval_truncated"] < 1
     assert figures[0] == pytest.approx(figures[1])
 
 
