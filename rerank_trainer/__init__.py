@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rerank_trainer.data.trec import load_beir
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
+    from rerank_trainer.evaluation.ranking_metric.ranking_metric import RankingMetric
     from rerank_trainer.models.reranker import Reranker
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
+    "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
     "Reranker": "rerank_trainer.models.reranker",

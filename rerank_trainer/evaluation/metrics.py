@@ -53,8 +53,8 @@ def ranking_metrics(
 
     Every group counts: one whose candidate list is empty or holds no positive, but that has missed gains, counts 0.
     A group without any positive, in the list or missed, has no metric: it is left out of the mean, and a log line says
-    how many are. ir_measures judges the groups; one in which passages of unlike grades have equal scores counts its mean
-    over all orders of those, so that ties favour neither a position nor a label, and no chance is involved.
+    how many are. ir_measures judges the groups; one in which passages of unlike grades have equal scores counts its
+    mean over all orders of those, so that ties favour neither a position nor a label, and no chance is involved.
 
     Args:
         scores: One score a passage; lists of unlike length, or ``(num_queries, group_size)``.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def tied_ranking(scores: Floats, grades: Floats, missed: Floats) -> TiedRanking:
     >>> tied_ranking(np.array([1.0, 3.0, 3.0]), np.array([0.0, 2.0, 0.0]), np.array([1.0])).gains
     array([1., 1., 0.])
     """
+    block: NDArray[np.int64]
+    sizes: NDArray[np.int64]
     _, block, sizes = np.unique(-scores, return_inverse=True, return_counts=True)
-    places = np.repeat(np.arange(len(sizes)), sizes)  # the block of each place, best first
+    places: NDArray[np.int64] = np.repeat(np.arange(len(sizes)), sizes)  # the block of each place, best first
     everything = np.concatenate([grades, missed])
     return TiedRanking(
         starts=(np.cumsum(sizes) - sizes)[places],
