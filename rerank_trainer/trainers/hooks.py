@@ -63,6 +63,7 @@ class GroupHooks(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
+        self._forget_evaluation()
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         return output
@@ -208,6 +209,21 @@ class GroupHooks(Trainer):
     _parts_noted_at = 0
     _eval_sums: Tensor | None = None  # (2, num_parts) float64: values and counts
     _evaluator_prefix: str | None = None  # None outside of evaluate(), empty when the evaluator has run
+
+    def _forget_evaluation(self) -> None:
+        """Let several processes train together after an ``evaluate()``.
+
+        An evaluation marks the bare model as prepared, and training would then leave out DistributedDataParallel
+        without a word: each process would train a model of its own.
+        """
+        is_wrapped = isinstance(self.model_wrapped, nn.parallel.DistributedDataParallel)
+        if self.accelerator.num_processes == 1 or is_wrapped or not self.accelerator._models:
+            return
+        if "_original_forward" in vars(self.model):  # under mixed precision; training would wrap it once more
+            self.model.forward = vars(self.model).pop("_original_forward")
+        self.accelerator._models.clear()
+        self.model._is_accelerate_prepared = False
+        self.model_wrapped = self.model
 
     def _note_eval_values(self, values: Tensor, inputs: dict[str, Any]) -> None:
         """Add up values and counts over batches and processes, without the groups that fill the last batches up."""
