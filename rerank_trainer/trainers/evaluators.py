@@ -47,10 +47,11 @@ def as_evaluator(evaluator: Any, *, eval_metrics: Sequence[str]) -> BaseEvaluato
             "Give each a name of its own: name=..."
         )
     for part in parts:
-        if getattr(part, "name", None) == "" and part.primary_metric in eval_metrics:
+        figure = getattr(part, "primary_metric", None)
+        if getattr(part, "name", None) == "" and figure in eval_metrics:
             raise ValueError(
                 f"the figures of {type(part).__name__} without a name would replace the trainer's own, such as "
-                f"eval_{part.primary_metric}. Give it one: name=..."
+                f"eval_{figure}. Give it one: name=..."
             )
     return evaluator
 

@@ -53,6 +53,7 @@ class GroupHooks(Trainer):
     reranker: Reranker
     objective: Objective
     evaluator: BaseEvaluator | None = None
+    model_wrapped: nn.Module
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
 
@@ -220,7 +221,7 @@ class GroupHooks(Trainer):
         if self.accelerator.num_processes == 1 or is_wrapped or not self.accelerator._models:
             return
         if "_original_forward" in vars(self.model):  # under mixed precision; training would wrap it once more
-            self.model.forward = vars(self.model).pop("_original_forward")
+            self.model.forward = self.model.__dict__.pop("_original_forward")
         self.accelerator._models.clear()
         self.model._is_accelerate_prepared = False
         self.model_wrapped = self.model

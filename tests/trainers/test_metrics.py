@@ -5,6 +5,7 @@ from __future__ import annotations
 import datasets
 import numpy as np
 import pytest
+import torch
 
 from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.objectives.naming import contrastive_objective
@@ -70,6 +71,15 @@ def test_figures_do_not_depend_on_how_the_groups_were_cut_into_batches(make_args
     _, figures = evaluated(make_args, **options)
 
     assert {name: figures[f"eval_{name}"] for name in NAMES} == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_of_the_users_own_is_averaged_as_transformers_does(make_args):
+    class Own(ContrastiveRerankTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return inputs["labels"].shape[0] * torch.tensor(1.5), {"scores": self._scores(model, inputs)}
+
+    trainer = Own(small_reranker(), make_args(per_device_eval_batch_size=4), eval_dataset=groups_to_judge())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx((4 * 6.0 + 3 * 4.5) / 7)
 
 
 def test_only_the_loss_is_there_when_only_the_loss_is_asked_for(make_args, expected):
