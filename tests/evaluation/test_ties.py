@@ -73,10 +73,10 @@ def test_neither_the_order_of_passages_and_groups_nor_a_subset_changes_what_a_gr
 
 
 def test_scores_that_differ_by_less_than_float32_resolves_are_no_ties():
-    close = [[1.0, 1.0 + 1e-12]]
+    close = [[1.0, 1.0 + 1e-12], [1.0 + 1e-12, 1.0]]
 
-    assert ranking_metrics(close, [[0, 1]], metrics=["mrr"])["mrr"] == 1.0
-    assert ranking_metrics(close, [[1, 0]], metrics=["mrr"])["mrr"] == 0.5
+    assert ranking_metrics(close, [[0, 1], [1, 0]], metrics=["mrr"])["mrr"] == 1.0
+    assert ranking_metrics(close, [[1, 0], [0, 1]], metrics=["mrr"])["mrr"] == 0.5
 
 
 def test_equal_scores_of_equal_grades_decide_nothing():

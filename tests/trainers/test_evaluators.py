@@ -23,7 +23,7 @@ from rerank_trainer.evaluation.cross_encoder import LiveCrossEncoder
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from tests.trainers.conftest import small_reranker, word_groups
 
-GROUPS = word_groups(12, seed=5)
+GROUPS = word_groups(8, seed=5)
 PAIRS = [[group["query"], passage] for group in GROUPS for passage in group["passages"]]
 LABELS = [int(label) for group in GROUPS for label in group["labels"]]
 
@@ -95,7 +95,7 @@ def judged(evaluators, tmp_path_factory):
     )
     reranker = small_reranker(spread=0.3)
     trainer = ContrastiveRerankTrainer(
-        reranker, args, train_dataset=word_groups(16), evaluator=list(evaluators.values())
+        reranker, args, train_dataset=word_groups(4), evaluator=list(evaluators.values())
     )
     trainer.train()
     figures = trainer.evaluate()
@@ -213,15 +213,15 @@ def test_early_stopping_and_the_best_model_follow_an_evaluator_alone(make_args):
     trainer = ContrastiveRerankTrainer(
         small_reranker(),
         args,
-        train_dataset=word_groups(8),
+        train_dataset=word_groups(4),
         evaluator=evaluator,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
     )
     trainer.train()
 
     assert trainer.state.epoch == 3 and trainer.state.best_metric == 1.0
-    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
-    assert [(epoch, steps) for _, _, epoch, steps in evaluator.seen] == [(1, 2), (2, 4), (3, 6)]
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    assert [(epoch, steps) for _, _, epoch, steps in evaluator.seen] == [(1, 1), (2, 2), (3, 3)]
     best = evaluator.seen[0][1]
     np.testing.assert_allclose(trainer.reranker.predict(PAIRS), best, atol=1e-5)  # loaded at the end
 
