@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rerank_trainer.data.trec import load_beir, load_trec
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
+    from rerank_trainer.evaluation.ranking_metric.ranking_metric import RankingMetric
     from rerank_trainer.mining.filters import (
         AbsoluteMargin,
         MaxScore,
@@ -40,6 +41,7 @@ _MODULES = {
     "MaxScore": "rerank_trainer.mining.filters",
     "MiningReport": "rerank_trainer.mining.report",
     "PercentOfPositive": "rerank_trainer.mining.filters",
+    "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
     "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",

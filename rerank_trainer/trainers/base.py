@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import datasets
 from torch.utils.data import DataLoader, Dataset
@@ -16,13 +15,17 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups, TrainGroups
-from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.evaluators import as_evaluator
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
+from rerank_trainer.trainers.metrics import GroupMetrics
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +43,9 @@ class RerankTrainer(GroupHooks):
         eval_dataset: The same, or a mapping from name to rows: the names stand in the logs.
         processing_class: A tokenizer other than the model's own.
         compute_metrics: Metrics of your own in place of ``args.eval_metrics``; ``label_ids`` is the pair (labels,
-            missed gains), both padded with -100.
+            missed gains), both padded with -100, as are the scores where no passage is.
+        evaluator: An evaluator of sentence-transformers or a list of them, with or without ``eval_dataset``: it judges
+            the model in memory, and its figures join those of :meth:`evaluate`.
         callbacks: As in Transformers.
         optimizers: As in Transformers.
 
@@ -63,6 +68,7 @@ class RerankTrainer(GroupHooks):
         eval_dataset: Rows | Mapping[str, Rows] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
@@ -75,6 +81,9 @@ class RerankTrainer(GroupHooks):
         self.reranker = as_reranker(model, args, processing_class)
         objective = objective or self.named_objective(args)
         train_groups = None if train_dataset is None else self._train_groups(train_dataset, objective)
+        eval_groups = self._eval_groups(eval_dataset)
+        own_metrics = args.eval_metrics if compute_metrics is None and eval_dataset is not None else []
+        self.evaluator = as_evaluator(evaluator, eval_metrics=own_metrics)
         self._set_learning_rates(args)
         bind_row_forward(self.reranker.model, self.reranker.row_scorer(args.max_tokens_per_micro_batch))
         super().__init__(
@@ -88,12 +97,14 @@ class RerankTrainer(GroupHooks):
                 seed=args.seed if args.data_seed is None else args.data_seed,
                 top_share=args.top_share,
             ),
-            eval_dataset=self._eval_groups(eval_dataset),
+            # an evaluator alone can be what Transformers evaluates: any value but None says that there is something
+            eval_dataset=[] if eval_groups is None and evaluator is not None else eval_groups,
             processing_class=self.reranker.tokenizer,
-            compute_metrics=compute_metrics or partial(_metrics_of, metrics=args.eval_metrics),
+            compute_metrics=compute_metrics or GroupMetrics(args.eval_metrics, args.label_names),
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.eval_dataset = eval_groups
         self.objective = objective.to(args.device)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
@@ -105,7 +116,9 @@ class RerankTrainer(GroupHooks):
         raise ValueError("RerankTrainer needs objective=...; or use ContrastiveRerankTrainer or DistillRerankTrainer.")
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """As in Transformers, for rows in any layout that is recognised."""
+        """As in Transformers, for rows in any layout that is recognised; empty where an evaluator alone is there."""
+        if eval_dataset is None and self.eval_dataset is None and self.evaluator is not None:
+            return DataLoader([])
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._eval_groups(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
@@ -156,6 +169,12 @@ class RerankTrainer(GroupHooks):
         for name in ("fsdp", "deepspeed", "use_liger_kernel", "label_smoothing_factor", "auto_find_batch_size"):
             if getattr(args, name):
                 raise ValueError(f"{name}={getattr(args, name)!r} is not supported with groups yet; leave it out")
+        if "inputs" in args.include_for_metrics:
+            raise ValueError(
+                f"include_for_metrics={args.include_for_metrics}: the inputs of a batch of groups are token rows "
+                "without padding, which Transformers cannot gather. Take the texts from the evaluation set: its groups "
+                "come in order."
+            )
 
 
 def as_reranker(
@@ -208,8 +227,3 @@ def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
                 )
     if "instruction" in columns:
         logger.warning("the column instruction is not used: pair encoding has no place for it")
-
-
-def _metrics_of(prediction: EvalPrediction, *, metrics: list[str]) -> dict[str, float]:
-    labels, missed_gains = prediction.label_ids
-    return ranking_metrics(prediction.predictions, labels, missed_gains, metrics=metrics)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,19 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import write_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
 from rerank_trainer.objectives.objective import Objective, Targets
+from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
+from rerank_trainer.trainers.metrics import GroupMetrics
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +48,13 @@ class EpochCallback(TrainerCallback):
 class GroupHooks(Trainer):
     """The Transformers Trainer taught to train on batches of groups.
 
-    Subclasses set ``reranker`` before and ``objective`` after the parent's ``__init__``.
+    Subclasses set ``reranker`` and ``evaluator`` before and ``objective`` after the parent's ``__init__``.
     """
 
     reranker: Reranker
     objective: Objective
+    evaluator: BaseEvaluator | None = None
+    model_wrapped: nn.Module
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
 
@@ -58,6 +66,7 @@ class GroupHooks(Trainer):
     ) -> TrainOutput:
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
         self._train_cut, self._train_cut_logged = 0, Truncation()
+        self._forget_evaluation()
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         return output
@@ -74,7 +83,8 @@ class GroupHooks(Trainer):
         Args:
             model: The wrapped model.
             inputs: A batch of the collator.
-            return_outputs: Whether to return ``(loss, {"scores": (batch_size, group_size)})``.
+            return_outputs: Whether to return ``(loss, {"scores": (batch_size, group_size), "values": (num_parts,
+                batch_size)})``: the scores, and each part's value for each group, times its weight.
             num_items_in_batch: Each part's count, ``(num_parts,)``; None counts this batch alone.
         """
         scores = self._scores(model, inputs)
@@ -88,7 +98,7 @@ class GroupHooks(Trainer):
             self._note_parts(parts)
             self._train_cut = self._train_cut + inputs["truncation"].sum(dim=0)
         loss = parts.sum()
-        return (loss, {"scores": scores}) if return_outputs else loss
+        return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -97,7 +107,10 @@ class GroupHooks(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...] | None]:
-        """Loss (None where the batch lacks the objective's targets), scores, and the tensors of ``label_names``."""
+        """Loss (None where the batch lacks the objective's targets), scores, and the tensors of ``label_names``.
+
+        Scores are -100 where no passage is, as they are where Transformers joins batches of unlike width.
+        """
         inputs = self._prepare_inputs(inputs)
         # gathered as predictions are: groups that were repeated to fill the last batch of a process count once
         self._eval_cut = self._eval_cut + self.accelerator.gather_for_metrics(inputs["truncation"]).sum(dim=0)
@@ -107,9 +120,24 @@ class GroupHooks(Trainer):
             else:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
                 scores = outputs["scores"]
+                if "values" in outputs:  # a compute_loss of the user's own may leave them out
+                    self._note_eval_values(outputs["values"], inputs)
         if prediction_loss_only:
             return loss, None, None
+        scores = scores.masked_fill(~inputs["mask"], LABEL_PADDING)
         return loss, scores, tuple(inputs[name] for name in self.label_names)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As in Transformers; the figures of the evaluator join those of the (first) evaluation set."""
+        if self._evaluator_prefix is not None:  # called by itself, once for each of several sets
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._evaluator_prefix = metric_key_prefix
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._evaluator_prefix = None
 
     def evaluation_loop(
         self,
@@ -119,14 +147,25 @@ class GroupHooks(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """As in Transformers; the metrics say which share of the pairs was cut, as ``eval_truncated``."""
-        self._eval_cut = 0
-        output = super().evaluation_loop(
-            dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
-        )
+        """As in Transformers; the loss is that of all groups as one batch, however they were cut into batches.
+
+        The metrics say which share of the pairs was cut, as ``eval_truncated``, and hold the evaluator's figures.
+        """
+        self._eval_sums, self._eval_cut = None, 0
+        if isinstance(self.compute_metrics, GroupMetrics):
+            self.compute_metrics.reset()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._eval_sums is not None:
+            values, counts = self._eval_sums
+            parts = values / counts.clamp(min=torch.finfo(values.dtype).tiny)
+            output.metrics[f"{metric_key_prefix}_loss"] = float(parts @ parts.new_tensor(self.objective.part_weights))
         cut = _as_truncation(self._eval_cut)
         output.metrics[f"{metric_key_prefix}_truncated"] = round(cut.share, 4)
         self._warn_of_truncation(cut, metric_key_prefix)
+        if self.evaluator is not None and self._evaluator_prefix:
+            prefix, self._evaluator_prefix = self._evaluator_prefix, ""  # once, whatever the number of sets
+            figures = evaluator_figures(self.evaluator, self.reranker, self.args, self.state)
+            add_figures(output.metrics, figures, prefix=prefix)
         return output
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
@@ -182,6 +221,30 @@ class GroupHooks(Trainer):
 
     _part_sums: Tensor | None = None
     _parts_noted_at = 0
+    _eval_sums: Tensor | None = None  # (2, num_parts) float64: values and counts
+    _evaluator_prefix: str | None = None  # None outside of evaluate(), empty when the evaluator has run
+
+    def _forget_evaluation(self) -> None:
+        """Let several processes train together after an ``evaluate()``.
+
+        An evaluation marks the bare model as prepared, and training would then leave out DistributedDataParallel
+        without a word: each process would train a model of its own.
+        """
+        is_wrapped = isinstance(self.model_wrapped, nn.parallel.DistributedDataParallel)
+        if self.accelerator.num_processes == 1 or is_wrapped or not self.accelerator._models:
+            return
+        if "_original_forward" in vars(self.model):  # under mixed precision; training would wrap it once more
+            self.model.forward = self.model.__dict__.pop("_original_forward")
+        self.accelerator._models.clear()
+        self.model._is_accelerate_prepared = False
+        self.model_wrapped = self.model
+
+    def _note_eval_values(self, values: Tensor, inputs: dict[str, Any]) -> None:
+        """Add up values and counts over batches and processes, without the groups that fill the last batches up."""
+        counts = self.objective.counts(_targets(inputs)) * inputs["weights"]
+        # groups first: gather_for_metrics drops the repeated ones by their place
+        gathered = self.accelerator.gather_for_metrics(torch.stack([values, counts]).permute(2, 0, 1).contiguous())
+        self._eval_sums = gathered.double().sum(dim=0) + (0 if self._eval_sums is None else self._eval_sums)
 
     # sums of a batch's `truncation`: of the training so far in this process, and of the running evaluation in all
     _train_cut: Tensor | int = 0

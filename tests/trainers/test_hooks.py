@@ -22,6 +22,7 @@ SIGNATURES = {
     "_save": ["self", "output_dir", "state_dict"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "create_optimizer": ["self", "model"],
+    "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "evaluation_loop": [
         "self",
         "dataloader",
