@@ -51,6 +51,9 @@ class RerankTrainingArguments(TrainingArguments):
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether the log leaves out losses that are not finite."}
+    )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1, a share of all."})
     label_names: list[str] = field(
         default_factory=lambda: ["labels", "missed_gains"],

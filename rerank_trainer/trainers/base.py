@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
@@ -21,8 +22,10 @@ from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.figures import spread_of
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
+from rerank_trainer.trainers.watch import RerankWatch
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +44,7 @@ class RerankTrainer(GroupHooks):
         processing_class: A tokenizer other than the model's own.
         compute_metrics: Metrics of your own in place of ``args.eval_metrics``; ``label_ids`` is the pair (labels,
             missed gains), both padded with -100.
-        callbacks: As in Transformers.
+        callbacks: As in Transformers; a :class:`RerankWatch` among them takes the place of the default one.
         optimizers: As in Transformers.
 
     Attributes:
@@ -91,7 +94,7 @@ class RerankTrainer(GroupHooks):
             eval_dataset=self._eval_groups(eval_dataset),
             processing_class=self.reranker.tokenizer,
             compute_metrics=compute_metrics or partial(_metrics_of, metrics=args.eval_metrics),
-            callbacks=callbacks,
+            callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
         self.objective = objective.to(args.device)
@@ -186,6 +189,12 @@ def as_reranker(
     return Reranker(model, tokenizer, **lengths)
 
 
+def with_watch(callbacks: Sequence[Any]) -> list[Any]:
+    """The callbacks, objects or classes, and a :class:`RerankWatch` if none of them is one."""
+    given = any(issubclass(each if isinstance(each, type) else type(each), RerankWatch) for each in callbacks)
+    return [*callbacks] if given else [*callbacks, RerankWatch()]
+
+
 def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
     """Refuse groups that lack what the objective compares with.
 
@@ -212,4 +221,6 @@ def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
 
 def _metrics_of(prediction: EvalPrediction, *, metrics: list[str]) -> dict[str, float]:
     labels, missed_gains = prediction.label_ids
-    return ranking_metrics(prediction.predictions, labels, missed_gains, metrics=metrics)
+    return ranking_metrics(prediction.predictions, labels, missed_gains, metrics=metrics) | spread_of(
+        torch.as_tensor(prediction.predictions), torch.as_tensor(labels) >= 0
+    )
