@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
     from rerank_trainer.trainers.distill import DistillRerankTrainer
+    from rerank_trainer.trainers.watch import RerankWatch
 
 __version__ = "0.1.0"
 
@@ -23,10 +25,13 @@ _MODULES = {
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
+    "RerankWatch": "rerank_trainer.trainers.watch",
     "Reranker": "rerank_trainer.models.reranker",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "Teacher": "rerank_trainer.teachers.teacher",
+    "TeacherReport": "rerank_trainer.teachers.check",
     "add_teacher_scores": "rerank_trainer.teachers.store",
+    "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",

@@ -64,7 +64,8 @@ class RerankWatch(TrainerCallback):
         min_std_share: Scores have collapsed when ``score_std`` is below this share of the highest that the run has
             seen, its first batch included (no unit, 0 to 1).
         max_tie_share: Or when more than this share of the pairs of a group have equal scores (no unit, 0 to 1).
-        num_windows: For so many logging windows in a row. A run that ends after fewer is judged by those it has.
+        num_windows: For so many logging windows in a row, after the warmup. A run that ends after fewer is judged by
+            those it has.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -159,13 +160,13 @@ class RerankWatch(TrainerCallback):
     ) -> None:
         """Compare the last windows with the run before them."""
         if logs and "score_std" in logs:
-            self._judge(state, control, self.num_windows)
+            self._judge(args, state, control, self.num_windows)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Judge a short run by the windows that it has."""
-        self._judge(state, control, 1)
+        self._judge(args, state, control, 1)
         self._forget()
 
     def _fold(self) -> None:
@@ -178,12 +179,14 @@ class RerankWatch(TrainerCallback):
                 self._totals = summed if self._totals is None else self._totals + summed
         self._waiting, self._num_waiting_pairs = [], 0
 
-    def _judge(self, state: TrainerState, control: TrainerControl, least: int) -> None:
+    def _judge(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, least: int) -> None:
         # from the log itself, so that a resumed run remembers what its first part has seen
         windows = [entry for entry in state.log_history if "score_std" in entry]
-        if self.on_collapse == "ignore" or self._has_reported or len(windows) < least:
+        # a fresh head scores all alike until it has learned something: not before the warmup is over
+        warmup = args.get_warmup_steps(state.max_steps)
+        last = [window for window in windows if window["step"] > warmup][-self.num_windows :]
+        if self.on_collapse == "ignore" or self._has_reported or len(last) < least:
             return
-        last = windows[-self.num_windows :]
         highest = max([self._first_std, *(window["score_std"] for window in windows)])
         if all(window["score_std"] < self.min_std_share * highest for window in last):
             found = (
