@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kendalltau
+from transformers import TrainerCallback
 
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.naming import contrastive_objective
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Poisoned(Objective):
-    """InfoNCE whose value is NaN for the groups that hold the label 7; 0 times NaN, so that the gradient is NaN too."""
+    """InfoNCE whose value is NaN for the groups that hold the label 7."""
 
     names, part_weights, needs_labels = ("poisoned",), (1.0,), True
 
@@ -42,17 +43,16 @@ class Poisoned(Objective):
         return self.inner.counts(targets)
 
     def forward(self, scores, targets):
-        values = self.inner(scores, targets)
-        return torch.where((targets.labels == 7).any(dim=-1), values * math.nan, values)
+        return self.inner(scores, targets) * torch.where((targets.labels == 7).any(dim=-1), math.nan, 1.0)
 
 
 class Rootlike(Poisoned):
-    """InfoNCE and the root of zero for poisoned groups: the value is finite, its gradient is not."""
+    """InfoNCE, and for poisoned groups the root of zero: the value is finite, its gradient is not."""
 
     def forward(self, scores, targets):
+        poisoned = (targets.labels == 7).any(dim=-1)
         values = self.inner(scores, targets)
-        zero = (scores.sum(dim=-1) * 0.0).abs().sqrt()
-        return torch.where((targets.labels == 7).any(dim=-1), values + zero, values)
+        return values + (scores[poisoned].sum() * 0.0).sqrt() if poisoned.any() else values
 
 
 def poisoned_groups(row, num_groups=24):
@@ -64,10 +64,9 @@ def poisoned_groups(row, num_groups=24):
 def train_poisoned(make_args, objective, **options):
     """A run over rows in order, 4 a batch, whose row 9 (in the third batch) is poisoned."""
     args = make_args(train_sampling_strategy="sequential", logging_strategy="steps", logging_steps=1, **options)
-    trainer = RerankTrainer(
+    return RerankTrainer(
         small_reranker(spread=0.3), args, objective=objective, train_dataset=poisoned_groups(9), callbacks=[]
     )
-    return trainer
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -88,18 +87,17 @@ def test_a_loss_that_is_nan_stops_before_its_step_and_names_row_step_and_folder(
 
 
 def test_the_saved_weights_are_those_of_a_run_that_ended_there(make_args):
-    trainer = train_poisoned(make_args, Poisoned())
-    with pytest.raises(FloatingPointError):
-        trainer.train()
-    whole = train_poisoned(make_args, contrastive_objective("infonce"), lr_scheduler_type="linear", num_train_epochs=1)
+    stopped, whole = train_poisoned(make_args, Poisoned()), train_poisoned(make_args, contrastive_objective("infonce"))
     whole.add_callback(StopAfter(2))
+    with pytest.raises(FloatingPointError):
+        stopped.train()
     whole.train()
 
-    for one, other in zip(trainer.model.parameters(), whole.model.parameters(), strict=True):
+    for one, other in zip(stopped.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(one, other)
 
 
-class StopAfter(RerankWatch.__base__):
+class StopAfter(TrainerCallback):
     def __init__(self, num_steps):
         self.num_steps = num_steps
 
@@ -140,7 +138,7 @@ def test_the_latest_finite_checkpoint_is_named_when_the_weights_are_lost(make_ar
     assert (Path(trainer.args.output_dir) / "checkpoint-3").is_dir()
 
 
-class Spoil(RerankWatch.__base__):
+class Spoil(TrainerCallback):
     """Makes a weight NaN after a step, before the checkpoint of that step is written."""
 
     def __init__(self, at):
@@ -214,7 +212,8 @@ def test_logged_figures_are_those_of_the_scores_of_the_window(make_args):
 
 def test_undefined_groups_are_counted(make_args):
     args = make_args(logging_strategy="epoch", passages_per_query=6)
-    trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=ragged_groups())
+    groups = ragged_groups().remove_columns("teacher_scores")
+    trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=groups)
     trainer.train()
     defined = [any(row["labels"]) for row in ragged_groups()]
 
@@ -300,7 +299,7 @@ def test_a_collapse_within_the_first_window_is_reported_at_the_end(make_args, ca
     assert len(warnings_of(caplog)) == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"logging_steps": 1}, {"bf16": True, "logging_steps": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bf16": True, "logging_steps": 1}], ids=str)
 def test_no_alarm_in_a_run_that_learns(make_args, caplog, options):
     trainer = collapse(make_args, learning_rate=2e-3, **options)
     spread = [entry["score_std"] for entry in trainer.state.log_history if "score_std" in entry]
@@ -313,11 +312,11 @@ def test_scores_that_are_nearly_equal_before_the_warmup_is_over_are_no_collapse(
     reranker = small_reranker()
     with torch.no_grad():
         reranker.model.classifier.weight.zero_()  # every passage has the same score at first
-    args = make_args(logging_strategy="steps", logging_steps=1, max_steps=20, warmup_steps=10, learning_rate=1e-6)
+    args = make_args(logging_strategy="steps", logging_steps=1, max_steps=20, warmup_steps=10, learning_rate=1e-12)
     ContrastiveRerankTrainer(reranker, args, train_dataset=word_groups(40)).train()
-    early = [record for record in caplog.records if "step 1" in record.getMessage()]
 
-    assert [message[:8] for message in warnings_of(caplog)] in ([], ["step 13:"]), early
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith("step 13:")  # three windows after the warmup, and not before
 
 
 def test_a_resumed_run_remembers_how_far_scores_were_apart(make_args, caplog, tmp_path):
@@ -368,7 +367,6 @@ def test_nothing_is_kept_after_the_run(make_args):
     trainer = ContrastiveRerankTrainer(small_reranker(), make_args(), train_dataset=word_groups(8))
     trainer.train()
 
-    assert not any(isinstance(value, torch.Tensor) or value == [] is False for value in vars(trainer.watch).values())
     assert trainer.watch._waiting == trainer.watch._step == []
 
 
@@ -395,9 +393,7 @@ def train(folder: Path) -> None:
     args = RerankTrainingArguments(str(folder / f"out-{num_processes}"), **options)
     trainer = DistillRerankTrainer(small_reranker(spread=0.3), args, train_dataset=ragged_groups())
     trainer.train()
-    trainer = RerankTrainer(
-        small_reranker(spread=0.3), args, objective=Poisoned(), train_dataset=poisoned_groups(9)
-    )
+    trainer = RerankTrainer(small_reranker(spread=0.3), args, objective=Poisoned(), train_dataset=poisoned_groups(9))
     try:
         trainer.train()
     except FloatingPointError as error:
