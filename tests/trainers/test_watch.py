@@ -23,6 +23,7 @@ from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
+from rerank_trainer.trainers.figures import FIGURES
 from rerank_trainer.trainers.watch import RerankWatch
 from tests.trainers.conftest import small_reranker, word_groups
 from tests.trainers.test_hooks import ragged_groups
@@ -63,7 +64,8 @@ def poisoned_groups(row, num_groups=24):
 
 def train_poisoned(make_args, objective, **options):
     """A run over rows in order, 4 a batch, whose row 9 (in the third batch) is poisoned."""
-    args = make_args(train_sampling_strategy="sequential", logging_strategy="steps", logging_steps=1, **options)
+    steps = {"logging_strategy": "steps", "logging_steps": 1, "warmup_steps": 0}
+    args = make_args(train_sampling_strategy="sequential", **steps, **options)
     return RerankTrainer(
         small_reranker(spread=0.3), args, objective=objective, train_dataset=poisoned_groups(9), callbacks=[]
     )
@@ -393,13 +395,13 @@ def train(folder: Path) -> None:
     args = RerankTrainingArguments(str(folder / f"out-{num_processes}"), **options)
     trainer = DistillRerankTrainer(small_reranker(spread=0.3), args, train_dataset=ragged_groups())
     trainer.train()
+    windows = [[entry[name] for name in FIGURES] for entry in trainer.state.log_history if "loss" in entry]
     trainer = RerankTrainer(small_reranker(spread=0.3), args, objective=Poisoned(), train_dataset=poisoned_groups(9))
     try:
         trainer.train()
     except FloatingPointError as error:
-        kept = {"log": trainer.state.log_history, "error": str(error)}
-        (folder / f"kept-{num_processes}-{rank}.json").write_text(json.dumps(kept))
-    (folder / f"log-{num_processes}-{rank}.json").write_text(json.dumps(trainer.state.log_history))
+        kept = json.dumps({"windows": windows, "error": str(error)})
+        (folder / f"kept-{num_processes}-{rank}.json").write_text(kept)
 
 
 @pytest.mark.slow
@@ -412,9 +414,11 @@ def test_two_processes_log_the_figures_of_one_and_stop_together(tmp_path):
 
     one, first, second = (json.loads((tmp_path / f"kept-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
     assert first["error"] == second["error"]
-    assert "process 0: all scores and losses are finite, of rows 8" in first["error"]
-    assert "process 1: row 9: poisoned is nan" in first["error"]
+    assert "process 0: row 9: poisoned is nan" in first["error"]
+    assert "process 1: all scores and losses are finite, of rows 12, 13, 14, 15" in first["error"]
     assert "row 9: poisoned is nan" in one["error"] and "step 2 " in one["error"]
+    assert len(one["windows"]) == 3 and first["windows"] == second["windows"]
+    assert np.allclose(one["windows"], first["windows"], rtol=1e-3)
     assert (tmp_path / "out-2" / "last-finite-step-1" / "model.safetensors").is_file()
 
 
