@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.models.reranker import Reranker
     from rerank_trainer.models.windows import Windows
+    from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
     from rerank_trainer.trainers.distill import DistillRerankTrainer
+    from rerank_trainer.trainers.watch import RerankWatch
 
 __version__ = "0.1.0"
 
@@ -45,13 +47,16 @@ _MODULES = {
     "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
+    "RerankWatch": "rerank_trainer.trainers.watch",
     "Reranker": "rerank_trainer.models.reranker",
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
     "Teacher": "rerank_trainer.teachers.teacher",
+    "TeacherReport": "rerank_trainer.teachers.check",
     "Windows": "rerank_trainer.models.windows",
     "add_teacher_scores": "rerank_trainer.teachers.store",
+    "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",

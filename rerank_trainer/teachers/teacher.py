@@ -21,7 +21,7 @@ class Teacher(Protocol):
     """Gives scores to groups.
 
     Attributes:
-        scale: What the scores are: "logit", "probability" or "rank".
+        scale: What the scores are: "logit", "probability" or "rank" (whole numbers); higher is always more relevant.
         fingerprint: A text that changes whenever the scores could: of model, template and settings.
     """
 

@@ -34,6 +34,10 @@ class RerankTrainingArguments(TrainingArguments):
         head_learning_rate: For freshly initialised parameters; None takes ten times the learning rate, at most 1e-3.
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
         teacher_cache_dir: Where teacher scores are kept; None takes the Hub cache's folder.
+        check_teacher: Distilling: whether teacher scores that cannot be right are refused, and a teacher that ranks
+            worse than what is there is warned of, before training.
+        teacher_scale: Distilling: what the teacher's scores are, "logit", "probability" or "rank"; None takes what the
+            teacher declares, nothing for a column of the rows.
         model_init_kwargs: For a model given by name: options of ``Reranker.from_pretrained``, but no token.
 
     Raises:
@@ -52,6 +56,9 @@ class RerankTrainingArguments(TrainingArguments):
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether the log leaves out losses that are not finite."}
+    )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1, a share of all."})
     label_names: list[str] = field(
         default_factory=lambda: ["labels", "missed_gains"],
@@ -61,6 +68,8 @@ class RerankTrainingArguments(TrainingArguments):
         default_factory=lambda: list(DEFAULT_METRICS), metadata={"help": "Ranking metrics of evaluation."}
     )
     teacher_cache_dir: str | None = field(default=None, metadata={"help": "Where teacher scores are kept."})
+    check_teacher: bool = field(default=True, metadata={"help": "Check teacher scores before training."})
+    teacher_scale: str | None = field(default=None, metadata={"help": "'logit', 'probability' or 'rank'."})
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Options of Reranker.from_pretrained for a model given by name."}
     )

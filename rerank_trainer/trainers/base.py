@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +23,7 @@ from rerank_trainer.trainers.evaluators import as_evaluator
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
 from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.watch import RerankWatch
 
 if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
@@ -46,7 +47,7 @@ class RerankTrainer(GroupHooks):
             missed gains), both padded with -100, as are the scores where no passage is.
         evaluator: An evaluator of sentence-transformers or a list of them, with or without ``eval_dataset``: it judges
             the model in memory, and its figures join those of :meth:`evaluate`.
-        callbacks: As in Transformers.
+        callbacks: As in Transformers; a :class:`RerankWatch` among them takes the place of the default one.
         optimizers: As in Transformers.
 
     Attributes:
@@ -101,7 +102,7 @@ class RerankTrainer(GroupHooks):
             eval_dataset=[] if eval_groups is None and evaluator is not None else eval_groups,
             processing_class=self.reranker.tokenizer,
             compute_metrics=compute_metrics or GroupMetrics(args.eval_metrics, args.label_names),
-            callbacks=callbacks,
+            callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
         self.eval_dataset = eval_groups
@@ -203,6 +204,12 @@ def as_reranker(
             "model by name."
         )
     return Reranker(model, tokenizer, **lengths)
+
+
+def with_watch(callbacks: Sequence[Any]) -> list[Any]:
+    """The callbacks, objects or classes, and a :class:`RerankWatch` if none of them is one."""
+    given = any(issubclass(each if isinstance(each, type) else type(each), RerankWatch) for each in callbacks)
+    return [*callbacks] if given else [*callbacks, RerankWatch()]
 
 
 def require_targets(groups: datasets.Dataset, objective: Objective) -> None:

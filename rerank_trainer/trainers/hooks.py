@@ -26,6 +26,7 @@ from rerank_trainer.objectives.objective import Objective, Targets
 from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.watch import RerankWatch, Seen
 
 if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
@@ -58,6 +59,11 @@ class GroupHooks(Trainer):
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
 
+    @property
+    def watch(self) -> RerankWatch | None:
+        """The callback that watches training; None when it was removed."""
+        return next((each for each in self.callback_handler.callbacks if isinstance(each, RerankWatch)), None)
+
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
@@ -67,6 +73,8 @@ class GroupHooks(Trainer):
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
         self._train_cut, self._train_cut_logged = 0, Truncation()
         self._forget_evaluation()
+        if self.watch is not None:
+            self.watch.attach(self)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         return output
@@ -98,6 +106,8 @@ class GroupHooks(Trainer):
             self._note_parts(parts)
             self._train_cut = self._train_cut + inputs["truncation"].sum(dim=0)
         loss = parts.sum()
+        if num_items_in_batch is not None and self.watch is not None:
+            self.watch.see(self._seen(inputs, scores, values, loss))
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def prediction_step(
@@ -196,13 +206,20 @@ class GroupHooks(Trainer):
             split_off_head(optimizer, model or self.model, self.reranker.fresh_parameters, head_learning_rate)
         return optimizer
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The parent's norm of the gradient, which the watch looks at as well."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.watch is not None:
+            self.watch.gradient_norm = norm
+        return norm
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of one forward and backward: six a token and parameter outside the embeddings."""
         num_parameters = self.reranker.model.num_parameters(exclude_embeddings=True)
         return 6 * int(inputs["student"]["lengths"].sum()) * num_parameters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Transformers; beside the loss stand the share of pairs cut and, of several parts, the loss of each."""
+        """As in Transformers; beside the loss stand those of its parts, the pairs cut and the watch's figures."""
         if "loss" in logs and len(self.objective.names) > 1 and self._part_sums is not None:
             sums = self.accelerator.reduce(self._part_sums, reduction="mean").tolist()
             steps = max(1, self.state.global_step - self._parts_noted_at)
@@ -211,6 +228,8 @@ class GroupHooks(Trainer):
             self._part_sums, self._parts_noted_at = None, self.state.global_step
         if "loss" in logs or "train_loss" in logs:
             self._log_truncation(logs)
+        if "loss" in logs and self.watch is not None:
+            logs.update(self.watch.figures(self.args.device))
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -271,6 +290,11 @@ class GroupHooks(Trainer):
 
     def _note_parts(self, parts: Tensor) -> None:
         self._part_sums = parts.detach() + (0 if self._part_sums is None else self._part_sums)
+
+    def _seen(self, inputs: dict[str, Any], scores: Tensor, values: Tensor, loss: Tensor) -> Seen:
+        targets = _targets(inputs)
+        defined = self.objective.counts(targets).any(dim=0) & (inputs["weights"] > 0)
+        return Seen(loss.detach(), values.detach(), scores.detach(), targets, defined, inputs["row"])
 
     def _counts(self, batches: Sequence[dict[str, Any]], device: torch.device) -> Tensor:
         """Each part's count over batches of this process; a group counts with its weight."""

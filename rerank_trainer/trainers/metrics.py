@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction
 
+from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.evaluation.metrics import ranking_metrics
+from rerank_trainer.trainers.figures import spread_of
 
 
 class GroupMetrics:
@@ -34,7 +37,7 @@ class GroupMetrics:
         self.reset()
 
     def __call__(self, prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
-        """The metrics of all groups since the last result; nothing yet without ``compute_result``."""
+        """The metrics and the spread of all groups since the last result; nothing yet without ``compute_result``."""
         batches = [(prediction.predictions, prediction.label_ids)]
         if isinstance(prediction.predictions, list):  # eval_do_concat_batches=False
             batches = list(zip(prediction.predictions, prediction.label_ids, strict=True))
@@ -46,11 +49,21 @@ class GroupMetrics:
             return {}
         scores, labels, missed_gains = zip(*self._groups, strict=True) if self._groups else ((), (), ())
         self.reset()
-        return ranking_metrics(scores, labels, missed_gains, metrics=self.metrics)
+        return ranking_metrics(scores, labels, missed_gains, metrics=self.metrics) | _spread(scores, labels)
 
     def reset(self) -> None:
         """Forget the groups of an evaluation that was broken off."""
         self._groups: list[tuple[Any, ...]] = []
+
+
+def _spread(scores: Sequence[Any], labels: Sequence[Any]) -> dict[str, float]:
+    """``score_std`` and ``tie_share`` of groups that may be padded to unlike widths."""
+    real = [torch.as_tensor(row) != LABEL_PADDING for row in labels]
+    rows = [torch.as_tensor(row)[mask] for row, mask in zip(scores, real, strict=True)]
+    if not rows:
+        return {}
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
+    return spread_of(pad_sequence(rows, batch_first=True), mask)
 
 
 def _array(values: Any) -> np.ndarray[Any, Any]:

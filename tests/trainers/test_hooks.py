@@ -21,6 +21,7 @@ SIGNATURES = {
     "_get_train_sampler": ["self", "train_dataset"],
     "_save": ["self", "output_dir", "state_dict"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
     "create_optimizer": ["self", "model"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "evaluation_loop": [
