@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.verify import verify_checkpoint
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -32,6 +33,7 @@ _MODULES = {
     "load_groups": "rerank_trainer.data.formats",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
     "to_groups": "rerank_trainer.data.formats",
+    "verify_checkpoint": "rerank_trainer.models.verify",
 }
 
 __all__ = sorted(_MODULES)

@@ -18,7 +18,14 @@ from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import PairTemplate, Row
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
 from rerank_trainer.models.heads import Head, LogitHead
-from rerank_trainer.models.loading import default_max_length, load_model, load_tokenizer, set_padding
+from rerank_trainer.models.loading import (
+    check_max_length,
+    default_max_length,
+    load_model,
+    load_tokenizer,
+    set_padding,
+)
+from rerank_trainer.models.peers import stored_max_length
 from rerank_trainer.models.scoring import RowScorer
 
 logger = logging.getLogger(__name__)
@@ -39,7 +46,8 @@ class Reranker:
         model: A sequence classification model with one logit.
         tokenizer: Its tokenizer.
         max_length: Tokens of a row; by default what tokenizer and model allow.
-        query_max_length: Tokens that a query keeps in a pair that does not fit; by default three quarters of a row.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; by default such a pair is cut as the
+            tokenizer itself does, so that its score agrees with every other loader's.
         fresh_parameters: Names of the parameters that no checkpoint has trained.
 
     Raises:
@@ -66,10 +74,12 @@ class Reranker:
         set_padding(model, tokenizer)
         model.config.use_cache = False  # nothing is generated
         if max_length is None:
-            max_length = default_max_length(tokenizer, model.config, has_fresh_head=bool(fresh_parameters))
+            max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))
+        check_max_length(model, max_length)
         tokenizer.model_max_length = max_length
         self.head: Head = LogitHead()
         self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
+        self.query_max_length = query_max_length
         mark_config(model.config, query_max_length=query_max_length)
 
     @classmethod
@@ -91,7 +101,8 @@ class Reranker:
         Args:
             name: Hub id or folder.
             max_length: Tokens of a row; by default what the checkpoint allows, 512 for a fresh head.
-            query_max_length: Tokens that a query keeps in a pair that does not fit.
+            query_max_length: Tokens that a query keeps in a pair that does not fit; by default what the checkpoint
+                stores, and where it stores nothing, such a pair is cut as the tokenizer itself does.
             keep_layers: Keep only these layers: a count from the first, or their numbers.
             dtype: Type of the weights; "auto" takes the checkpoint's.
             revision: Branch, tag or commit.
@@ -100,7 +111,8 @@ class Reranker:
             **model_kwargs: Passed on to Transformers: ``attn_implementation``, ``device_map`` and others.
 
         Raises:
-            ValueError: If the checkpoint has three or more labels, or no pad token can be found.
+            ValueError: If the checkpoint has three or more labels, no pad token can be found, or another library scores
+                it otherwise than as a pair of texts with one logit.
         """
         hub = {"revision": revision, "token": token}
         hub = {key: value for key, value in hub.items() if value is not None}
@@ -108,6 +120,9 @@ class Reranker:
             str(name), keep_layers=keep_layers, trust_remote_code=trust_remote_code, dtype=dtype, **hub, **model_kwargs
         )
         tokenizer = load_tokenizer(str(name), trust_remote_code=trust_remote_code, **hub)
+        limit = None if fresh else stored_max_length(str(name), hub)
+        if limit is not None:
+            tokenizer.model_max_length = limit
         stored = getattr(model.config, "rerank_trainer", None) or {}
         return cls(
             model.eval(),
@@ -123,7 +138,7 @@ class Reranker:
             self.model,
             self.tokenizer,
             max_length=max_length or self.max_length,
-            query_max_length=query_max_length,
+            query_max_length=query_max_length or self.query_max_length,
             fresh_parameters=self.fresh_parameters,
         )
 

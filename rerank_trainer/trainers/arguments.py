@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
 
+VERIFY_CHECKPOINTS = ("final", "every_save", "never")
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
 
 
@@ -27,7 +28,7 @@ class RerankTrainingArguments(TrainingArguments):
         negatives: Which negatives: "random", "top" (of the list), or the share taken from the top as a number, the
             others drawn: 0.5 takes half from the top.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
-        query_max_length: Tokens that a query keeps in a pair that does not fit; None takes three quarters.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
         max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
             speed and memory, never the gradient.
         learning_rate: None follows the model's size (small models want large steps).
@@ -35,6 +36,9 @@ class RerankTrainingArguments(TrainingArguments):
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
         teacher_cache_dir: Where teacher scores are kept; None takes the Hub cache's folder.
         model_init_kwargs: For a model given by name: options of ``Reranker.from_pretrained``.
+        verify_checkpoints: When a saved folder is opened again in Transformers and sentence-transformers to compare
+            the scores of some pairs: "final" (what training ends with, what ``save_model`` writes, what is pushed),
+            "every_save", or "never". It holds a second copy of the model in main memory for a moment.
 
     Raises:
         ValueError: If a value is out of its range, or the output folder cannot be written.
@@ -63,6 +67,9 @@ class RerankTrainingArguments(TrainingArguments):
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Options of Reranker.from_pretrained for a model given by name."}
     )
+    verify_checkpoints: str = field(
+        default="final", metadata={"help": "'final', 'every_save' or 'never': reload what is saved, compare scores."}
+    )
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
 
@@ -81,6 +88,8 @@ class RerankTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
+        if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
+            raise ValueError(f"verify_checkpoints={self.verify_checkpoints!r}: expected one of {VERIFY_CHECKPOINTS}")
         self.top_share  # noqa: B018  refuses an unknown name before any work
         for metric in self.eval_metrics:
             parse_metric(metric)
