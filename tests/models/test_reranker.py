@@ -205,17 +205,6 @@ def test_code_of_a_checkpoint_does_not_run_unless_asked(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_chain_of_modules_is_refused_by_name(tmp_path):
-    Reranker(*tiny_model("bert")).save_pretrained(tmp_path)
-    modules = [
-        {"idx": i, "name": str(i), "path": "", "type": f"x.{name}"} for i, name in enumerate(("Transformer", "Dense"))
-    ]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-
-    with pytest.raises(ValueError, match="chain of the modules .'Transformer', 'Dense'."):
-        Reranker.from_pretrained(tmp_path)
-
-
 def test_a_plain_backbone_gets_a_fresh_head_and_says_which(tmp_path):
     tokenizer = byte_tokenizer(special=True)
     config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=1)
