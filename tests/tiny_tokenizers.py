@@ -65,7 +65,9 @@ def joining_tokenizer() -> PreTrainedTokenizerFast:
         def _encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> Any:
             if isinstance(text, str):
                 return super()._encode_plus(text + (text_pair or ""), **options)
-            return super()._encode_plus([a + b for a, b in zip(text, text_pair or [""] * len(text), strict=True)], **options)
+            return super()._encode_plus(
+                [a + b for a, b in zip(text, text_pair or [""] * len(text), strict=True)], **options
+            )
 
     joining = byte_tokenizer(special=False)
     joining.__class__ = JoiningTokenizer

@@ -128,7 +128,7 @@ class Reranker:
             model.eval(),
             tokenizer,
             max_length=max_length,
-            query_max_length=query_max_length or stored.get("query_max_length"),
+            query_max_length=stored.get("query_max_length") if query_max_length is None else query_max_length,
             fresh_parameters=fresh,
         )
 
@@ -137,8 +137,8 @@ class Reranker:
         return Reranker(
             self.model,
             self.tokenizer,
-            max_length=max_length or self.max_length,
-            query_max_length=query_max_length or self.query_max_length,
+            max_length=self.max_length if max_length is None else max_length,
+            query_max_length=self.query_max_length if query_max_length is None else query_max_length,
             fresh_parameters=self.fresh_parameters,
         )
 

@@ -34,10 +34,10 @@ def verify_checkpoint(
     """The largest difference between the reranker's scores and those of its folder, one number a loader.
 
     The folder is opened by plain Transformers and by sentence-transformers as a user would, on the CPU and in the type
-    of the weights, and each scores the pairs: in one padded batch, or one by one for 16-bit weights. The token ids are compared too, those of a passage
-    and of a query longer than a row among them, so that a lost length limit does not pass. For a moment each loader
-    holds a second copy of the model in main memory. No text is written anywhere, and an error names a pair by its
-    number alone.
+    of the weights, and each scores the pairs: in one padded batch, or one by one for 16-bit weights. The token ids are
+    compared too, those of a passage and of a query longer than a row among them, so that a lost length limit does not
+    pass. For a moment each loader holds a second copy of the model in main memory. No text is written anywhere, and an
+    error names a pair by its number alone.
 
     Pairs that a ``query_max_length`` cuts otherwise than other loaders do are left out, and counted in the log.
 

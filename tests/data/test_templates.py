@@ -1,4 +1,4 @@
-"""Templates: the tokenizer's own ids, for pairs that fit and for pairs that are cut; a budget for the query if asked."""
+"""Templates: the tokenizer's own ids, for pairs that fit and pairs that are cut; a budget for the query if asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peers: folders as other libraries write them load with their own scores, the logits, or are refused by what they do."""
+"""Peers: folders as other libraries write them load with their own scores, or are refused for what they do."""
 
 from __future__ import annotations
 

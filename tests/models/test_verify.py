@@ -1,4 +1,4 @@
-"""Verifying: a folder that is the model passes with its differences; whatever breaks it is named with pair and loader."""
+"""Verifying: a folder that is the model passes; whatever breaks it is named, with the pair and the loader."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def test_the_pair_named_is_the_one_that_differs_most(saved):
 def test_another_activation_is_found(saved):
     reranker, folder = saved
     edit_json(folder / "config.json", sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
-    edit_json(
-        folder / "config_sentence_transformers.json", activation_fn="torch.nn.modules.activation.Sigmoid"
-    )
+    edit_json(folder / "config_sentence_transformers.json", activation_fn="torch.nn.modules.activation.Sigmoid")
 
     with pytest.raises(ValueError, match="opened by sentence_transformers, scores pair"):
         verify_checkpoint(folder, reranker, SHORT)
