@@ -30,14 +30,31 @@ def first_word_tokenizer():
     return tokenizer
 
 
+def hyphen_tokenizer():
+    """One of a class of its own that joins the texts at a hyphen alone: ordinary pairs do not show it."""
+    kind = type(byte_tokenizer(special=True))
+
+    class HyphenTokenizer(kind):
+        def _encode_plus(self, text, text_pair=None, **options):
+            if text_pair is not None and not isinstance(text, str):
+                joins = [a.endswith("-") for a in text]
+                text_pair = [a + b if join else b for a, b, join in zip(text, text_pair, joins, strict=True)]
+            return super()._encode_plus(text, text_pair, **options)
+
+    tokenizer = byte_tokenizer(special=True)
+    tokenizer.__class__ = HyphenTokenizer
+    return tokenizer
+
+
 MADE = {
     **TOKENIZERS,
     "words in Python": WordTokenizer,
     "joining": joining_tokenizer,
+    "hyphen": hyphen_tokenizer,
     "reversed": reversed_tokenizer,
     "first word": first_word_tokenizer,
 }
-WHOLE = ["joining", "reversed"]
+WHOLE = ["joining", "hyphen", "reversed"]
 
 
 @pytest.fixture(scope="module", params=[*MADE, "minilm"])
@@ -61,7 +78,7 @@ def expected(tokenizer, query, passage, **options):
 
 def test_a_pair_that_fits_gets_the_ids_of_the_tokenizer(tokenizer):
     template = PairTemplate(tokenizer, max_length=1000)
-    for pair in PAIRS:
+    for pair in [*PAIRS, ("a well-", "known kettle")]:
         encoded = expected(tokenizer, *pair)
         row = encode_pair(template, *pair)
 

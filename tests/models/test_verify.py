@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rerank_trainer.models import verify
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.verify import verify_checkpoint
 from tests.tiny_models import PAIRS, TEXTS, tiny_model
@@ -39,13 +40,26 @@ def edit_json(path, **entries):
 def test_a_whole_folder_passes_with_its_differences(saved):
     reranker, folder = saved
     before = sorted((path.name, path.read_bytes()) for path in folder.iterdir())
-    state = torch.random.get_rng_state()
     differences = verify_checkpoint(folder, reranker, PAIRS)
 
     assert set(differences) == {"transformers", "sentence_transformers"}
     assert all(0 <= difference < 1e-5 for difference in differences.values())
-    assert torch.equal(torch.random.get_rng_state(), state)
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before  # no text of a pair in it
+
+
+def test_a_loader_that_draws_random_numbers_leaves_those_of_the_training(saved, monkeypatch):
+    reranker, folder = saved
+    open_folder = verify._open_transformers
+
+    def open_and_draw(*args):
+        torch.rand(3)
+        return open_folder(*args)
+
+    monkeypatch.setattr(verify, "_open_transformers", open_and_draw)
+    state = torch.random.get_rng_state()
+    verify.verify_checkpoint(folder, reranker, SHORT)
+
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_scaled_weights_are_found(saved):
