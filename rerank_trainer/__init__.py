@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.verify import verify_checkpoint
     from rerank_trainer.models.windows import Windows
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.store import add_teacher_scores
@@ -64,6 +65,7 @@ _MODULES = {
     "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
     "to_groups": "rerank_trainer.data.formats",
+    "verify_checkpoint": "rerank_trainer.models.verify",
 }
 
 __all__ = sorted(_MODULES)

@@ -19,7 +19,14 @@ from rerank_trainer.data.templates import PairTemplate, Row
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
 from rerank_trainer.models.heads import Head, LogitHead
-from rerank_trainer.models.loading import default_max_length, load_model, load_tokenizer, set_padding
+from rerank_trainer.models.loading import (
+    check_max_length,
+    default_max_length,
+    load_model,
+    load_tokenizer,
+    set_padding,
+)
+from rerank_trainer.models.peers import stored_max_length
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.models.windows import Windows
 
@@ -41,7 +48,8 @@ class Reranker:
         model: A sequence classification model with one logit.
         tokenizer: Its tokenizer.
         max_length: Tokens of a row; by default what tokenizer and model allow.
-        query_max_length: Tokens that a query keeps in a pair that does not fit; by default three quarters of a row.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; by default such a pair is cut as the
+            tokenizer itself does, so that its score agrees with every other loader's.
         fresh_parameters: Names of the parameters that no checkpoint has trained.
 
     Raises:
@@ -68,10 +76,12 @@ class Reranker:
         set_padding(model, tokenizer)
         model.config.use_cache = False  # nothing is generated
         if max_length is None:
-            max_length = default_max_length(tokenizer, model.config, has_fresh_head=bool(fresh_parameters))
+            max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))
+        check_max_length(model, max_length)
         tokenizer.model_max_length = max_length
         self.head: Head = LogitHead()
         self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
+        self.query_max_length = query_max_length
         mark_config(model.config, query_max_length=query_max_length)
         self._has_warned = False  # of truncation: ranking queries one by one must not warn at each
 
@@ -95,7 +105,8 @@ class Reranker:
         Args:
             name: Hub id or folder.
             max_length: Tokens of a row; by default what the checkpoint allows, 512 for a fresh head.
-            query_max_length: Tokens that a query keeps in a pair that does not fit.
+            query_max_length: Tokens that a query keeps in a pair that does not fit; by default what the checkpoint
+                stores, and where it stores nothing, such a pair is cut as the tokenizer itself does.
             keep_layers: Keep only these layers: a count from the first, or their numbers.
             dtype: Type of the weights; "auto" takes the checkpoint's.
             revision: Branch, tag or commit.
@@ -105,8 +116,8 @@ class Reranker:
             **model_kwargs: Passed on to Transformers: ``attn_implementation``, ``device_map`` and others.
 
         Raises:
-            ValueError: If the checkpoint has three or more labels, no pad token can be found, or the weights are
-                pickled and not allowed.
+            ValueError: If the checkpoint has three or more labels, no pad token can be found, another library scores it
+                otherwise than as a pair of texts with one logit, or the weights are pickled and not allowed.
         """
         hub = {"revision": revision, "token": token}
         hub = {key: value for key, value in hub.items() if value is not None}
@@ -120,12 +131,15 @@ class Reranker:
             **model_kwargs,
         )
         tokenizer = load_tokenizer(str(name), trust_remote_code=trust_remote_code, **hub)
+        limit = None if fresh else stored_max_length(str(name), hub)
+        if limit is not None:
+            tokenizer.model_max_length = limit
         stored = getattr(model.config, "rerank_trainer", None) or {}
         return cls(
             model.eval(),
             tokenizer,
             max_length=max_length,
-            query_max_length=query_max_length or stored.get("query_max_length"),
+            query_max_length=stored.get("query_max_length") if query_max_length is None else query_max_length,
             fresh_parameters=fresh,
         )
 
@@ -134,8 +148,8 @@ class Reranker:
         return Reranker(
             self.model,
             self.tokenizer,
-            max_length=max_length or self.max_length,
-            query_max_length=query_max_length,
+            max_length=self.max_length if max_length is None else max_length,
+            query_max_length=self.query_max_length if query_max_length is None else query_max_length,
             fresh_parameters=self.fresh_parameters,
         )
 
@@ -230,8 +244,10 @@ class Reranker:
     def _rows(self, pairs: Sequence[Sequence[str]], windows: Windows | None) -> list[list[Row]]:
         """The rows of each pair: its windows, or the one row that it is cut to."""
         groups = [(query, [pair[1] for pair in same]) for query, same in groupby(pairs, key=itemgetter(0))]
+        if windows is None:
+            return [[row] for rows in self.template.encode(groups) for row in rows]
         return [
-            [self.template.row(query, passage)] if windows is None else windows.rows(self.template, query, passage)
+            windows.rows(self.template, query, passage)
             for query, passages in self.template.token_ids(groups)
             for passage in passages
         ]

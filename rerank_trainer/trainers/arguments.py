@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
 
+VERIFY_CHECKPOINTS = ("final", "every_save", "never")
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
 
 
@@ -27,7 +28,7 @@ class RerankTrainingArguments(TrainingArguments):
         negatives: Which negatives: "random", "top" (of the list), or the share taken from the top as a number, the
             others drawn: 0.5 takes half from the top.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
-        query_max_length: Tokens that a query keeps in a pair that does not fit; None takes three quarters.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
         max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
             speed and memory, never the gradient.
         learning_rate: None follows the model's size (small models want large steps).
@@ -39,6 +40,9 @@ class RerankTrainingArguments(TrainingArguments):
         teacher_scale: Distilling: what the teacher's scores are, "logit", "probability" or "rank"; None takes what the
             teacher declares, nothing for a column of the rows.
         model_init_kwargs: For a model given by name: options of ``Reranker.from_pretrained``, but no token.
+        verify_checkpoints: When a saved folder is opened again in Transformers and sentence-transformers to compare
+            the scores of some pairs: "final" (what training ends with, what ``save_model`` writes, what is pushed),
+            "every_save", or "never". It holds a second copy of the model in main memory for a moment.
 
     Raises:
         ValueError: If a value is out of its range, ``model_init_kwargs`` hold a token, or the output folder cannot be
@@ -73,6 +77,9 @@ class RerankTrainingArguments(TrainingArguments):
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Options of Reranker.from_pretrained for a model given by name."}
     )
+    verify_checkpoints: str = field(
+        default="final", metadata={"help": "'final', 'every_save' or 'never': reload what is saved, compare scores."}
+    )
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
 
@@ -92,6 +99,8 @@ class RerankTrainingArguments(TrainingArguments):
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
         _refuse_tokens(self.model_init_kwargs)
+        if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
+            raise ValueError(f"verify_checkpoints={self.verify_checkpoints!r}: expected one of {VERIFY_CHECKPOINTS}")
         self.top_share  # noqa: B018  refuses an unknown name before any work
         for metric in self.eval_metrics:
             parse_metric(metric)

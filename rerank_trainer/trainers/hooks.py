@@ -5,16 +5,17 @@ A test compares the signatures with the installed Transformers, so that a new re
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput
 
 from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
@@ -22,6 +23,7 @@ from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import write_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
+from rerank_trainer.models.verify import verify_checkpoint
 from rerank_trainer.objectives.objective import Objective, Targets
 from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
+
+NUM_VERIFIED_PAIRS = 8
 
 
 class EpochCallback(TrainerCallback):
@@ -77,6 +81,8 @@ class GroupHooks(Trainer):
             self.watch.attach(self)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
+        if trial is None and self.args.verify_checkpoints == "final":
+            self._verify(self._final_checkpoint())
         return output
 
     def compute_loss(
@@ -233,10 +239,41 @@ class GroupHooks(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        with _without_token(self.args):
-            super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            write_loader_files(output_dir or self.args.output_dir, max_length=self.reranker.max_length)
+        _hide_token(self.args)
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        write_loader_files(folder, max_length=self.reranker.max_length)
+        is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if is_final or self.args.verify_checkpoints == "every_save":
+            self._verify(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
+        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
+            _hide_token(self.args)
+            write_loader_files(self.args.output_dir, max_length=self.reranker.max_length)
+            if self.args.verify_checkpoints != "every_save":  # there it is verified already
+                self._verify(checkpoint_folder)
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _final_checkpoint(self) -> str | None:
+        """The folder of the weights that training ends with; None if they were not saved."""
+        last = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        folder = Path(best or last)
+        return str(folder) if self.args.should_save and folder.is_dir() else None
+
+    def _verify(self, folder: str | None) -> None:
+        """Open the folder in other loaders and compare some scores, if the arguments allow it."""
+        if folder is None or self.args.verify_checkpoints == "never":
+            return
+        evaluation = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        pairs = some_pairs([self.train_dataset, *evaluation], NUM_VERIFIED_PAIRS)
+        if not pairs:
+            logger.warning("%s: the trainer holds no groups, so only token ids of made-up texts are compared", folder)
+        verify_checkpoint(folder, self.reranker, pairs)
 
     _part_sums: Tensor | None = None
     _parts_noted_at = 0
@@ -316,11 +353,29 @@ def _as_truncation(counts: Tensor | int) -> Truncation:
     return Truncation(*counts.tolist()) if isinstance(counts, Tensor) else Truncation()
 
 
-@contextlib.contextmanager
-def _without_token(args: TrainingArguments) -> Iterator[None]:
-    """Keep the Hub token out of ``training_args.bin``."""
-    token, args.hub_token = args.hub_token, None
-    try:
-        yield
-    finally:
-        args.hub_token = token
+def some_pairs(datasets: Iterable[Any], num_pairs: int) -> list[tuple[str, str]]:
+    """At most ``num_pairs`` (query, passage) pairs, two of a group, from the first data set that has any."""
+    for dataset in datasets:
+        groups = getattr(dataset, "groups", dataset)
+        pairs: list[tuple[str, str]] = []
+        for group in itertools.islice(groups if groups is not None else (), num_pairs):
+            pairs += [(group["query"], passage) for passage in group["passages"][:2]]
+        if pairs:
+            return pairs[:num_pairs]
+    return []
+
+
+class _HiddenToken(str):
+    """A token that is a text everywhere but in a pickle, where it is None."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _HiddenToken:
+        return self
+
+
+def _hide_token(args: TrainingArguments) -> None:
+    """Keep the Hub token out of ``training_args.bin``, which Transformers pickles, also while it pushes with it."""
+    if args.hub_token is not None:
+        args.hub_token = _HiddenToken(args.hub_token)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import copy
 import inspect
 import math
+import pickle
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file, save_file
+from sentence_transformers import CrossEncoder
 from transformers import Trainer
 
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.verify import verify_checkpoint
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
-from rerank_trainer.trainers.hooks import GroupHooks
+from rerank_trainer.trainers.hooks import GroupHooks, _hide_token, some_pairs
 from tests.trainers.conftest import small_reranker, word_groups
 
 SIGNATURES = {
     "_get_num_items_in_batch": ["self", "batch_samples", "device"],
     "_get_train_sampler": ["self", "train_dataset"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_save": ["self", "output_dir", "state_dict"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "_get_grad_norm": ["self", "model", "grad_norm"],
@@ -159,6 +169,173 @@ def test_checkpoints_written_in_training_hold_every_file_and_no_token(make_args)
     pairs = [("water", "fire"), ("rain", "rain on hills")]
     again = Reranker.from_pretrained(folder).predict(pairs)
     torch.testing.assert_close(again, trainer.reranker.predict(pairs), atol=1e-6, rtol=0)
+
+
+LOADER_FILES = {"modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"}
+
+
+class FakeHub:
+    """The Hub at the boundary of Transformers: keeps a copy of what is uploaded, and the scores of that moment."""
+
+    def __init__(self, folder, events):
+        self.folder, self.events, self.uploads, self.trainer = folder, events, [], None
+
+    def create_repo(self, name, **options):
+        return SimpleNamespace(repo_id=f"user/{name}")
+
+    def upload_folder(self, *, repo_id, folder_path, token, path_in_repo="", ignore_patterns=None, **options):
+        assert token == "hf_secret_word"
+        self.events.append(f"upload {Path(folder_path).name}")
+        names = [str(p.relative_to(folder_path)) for p in Path(folder_path).rglob("*") if p.is_file()]
+        copy = self.folder / str(len(self.uploads))
+        for name in filter_repo_objects(names, ignore_patterns=ignore_patterns):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(Path(folder_path, name), copy / name)
+        self.uploads.append((path_in_repo, copy, self.trainer.reranker.predict(WORD_PAIRS)))
+        job = concurrent.futures.Future()
+        job.set_result(None)
+        return job
+
+
+WORD_PAIRS = [("water", "fire"), ("rain", "rain on hills"), ("ship", "the ship sailed north")]
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    events = []
+    hub = FakeHub(tmp_path / "uploads", events)
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
+
+    def verify(folder, reranker, pairs):
+        events.append(f"verify {Path(folder).name}")
+        return verify_checkpoint(folder, reranker, pairs)
+
+    monkeypatch.setattr("rerank_trainer.trainers.hooks.verify_checkpoint", verify)
+    return hub
+
+
+# the tests switch progress bars off by the environment, and Transformers switches them on again after a push
+@pytest.mark.filterwarnings("ignore:Cannot enable progress bars")
+@pytest.mark.parametrize(
+    ("strategy", "uploads"),
+    [
+        ("end", [""]),
+        ("every_save", ["", "", ""]),
+        ("checkpoint", ["", "last-checkpoint", "", "last-checkpoint", ""]),
+        ("all_checkpoints", ["", "checkpoint-1", "", "checkpoint-2", ""]),
+    ],
+)
+def test_every_folder_that_is_pushed_is_whole_verified_and_without_token(make_args, hub, strategy, uploads):
+    args = make_args(
+        save_strategy="steps",
+        save_steps=1,
+        max_steps=2,
+        push_to_hub=True,
+        hub_strategy=strategy,
+        hub_token="hf_secret_word",
+    )
+    hub.trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(8))
+    hub.trainer.train()
+    hub.trainer.push_to_hub()
+
+    assert [path for path, _, _ in hub.uploads] == uploads
+    for _, folder, scores in hub.uploads:
+        names = {path.name for path in folder.iterdir()}
+        assert LOADER_FILES | {"config.json", "model.safetensors", "tokenizer.json", "training_args.bin"} <= names
+        assert not any(b"hf_secret_word" in path.read_bytes() for path in folder.iterdir())
+        other = CrossEncoder(str(folder), device="cpu").predict(WORD_PAIRS, convert_to_tensor=True)
+        torch.testing.assert_close(other, scores, atol=1e-5, rtol=0)
+    verified = {"end": [], "every_save": [1, 2]}.get(strategy, [1, 2])
+    before = [event for event in hub.events if event.startswith("verify checkpoint")]
+    assert before == [f"verify checkpoint-{step}" for step in [*verified, 2]]  # the last once more: training ends there
+    assert hub.events[-2:] == ["verify out", "upload out"]
+    assert hub.trainer.args.hub_token == "hf_secret_word"
+
+
+def test_a_broken_folder_is_not_pushed(make_args, hub, monkeypatch):
+    args = make_args(push_to_hub=True, max_steps=1, hub_token="hf_secret_word")
+    hub.trainer = ContrastiveRerankTrainer(small_reranker(spread=0.3), args, train_dataset=word_groups(8))
+    write = Trainer._save
+
+    def write_and_break(self, output_dir=None, state_dict=None):
+        write(self, output_dir, state_dict)
+        path = Path(output_dir or self.args.output_dir, "model.safetensors")
+        weights = {name: 1.01 * value for name, value in load_file(path).items()}
+        save_file(weights, path, metadata={"format": "pt"})
+
+    monkeypatch.setattr(Trainer, "_save", write_and_break)
+    for push in (hub.trainer.push_to_hub, hub.trainer.save_model):
+        with pytest.raises(ValueError, match=r"scores pair \d as .* a difference of"):
+            push()
+    assert hub.uploads == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("never", []),
+        ("final", ["checkpoint-2", "saved"]),
+        ("every_save", ["checkpoint-1", "checkpoint-2", "saved"]),
+    ],
+)
+def test_the_argument_says_which_folders_are_verified(make_args, hub, tmp_path, mode, expected):
+    args = make_args(save_strategy="steps", save_steps=1, max_steps=2, verify_checkpoints=mode)
+    trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(8))
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+
+    assert hub.events == [f"verify {name}" for name in expected]
+
+
+def test_the_best_checkpoint_is_verified_when_it_is_loaded(make_args, hub):
+    args = make_args(
+        num_train_epochs=2,
+        learning_rate=1e-9,  # nothing improves after the first epoch
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="ndcg@10",
+    )
+    groups = word_groups(8)
+    ContrastiveRerankTrainer(small_reranker(), args, train_dataset=groups, eval_dataset=groups).train()
+
+    assert hub.events == ["verify checkpoint-2"]
+
+
+def test_verifying_changes_nothing_of_the_training(make_args):
+    weights = []
+    for mode in ("never", "every_save"):
+        args = make_args(save_strategy="steps", save_steps=1, verify_checkpoints=mode)
+        reranker = small_reranker(spread=0.3)
+        reranker.model.bert.embeddings.dropout.p = 0.2  # so that the numbers drawn matter
+        ContrastiveRerankTrainer(reranker, args, train_dataset=word_groups(12)).train()
+        weights.append(torch.cat([p.detach().flatten() for p in reranker.model.parameters()]))
+
+    assert torch.equal(*weights)
+
+
+def test_verified_pairs_come_from_the_first_data_set_that_has_groups():
+    groups = word_groups(6)
+    pairs = some_pairs([None, groups], 8)
+
+    assert pairs == [(row["query"], passage) for row in list(groups)[:4] for passage in row["passages"][:2]]
+    assert some_pairs([None, groups.select([])], 8) == []
+
+
+def test_a_trainer_without_groups_still_compares_ids_and_says_so(make_args, tmp_path, caplog):
+    trainer = ContrastiveRerankTrainer(small_reranker(), make_args())
+    with caplog.at_level("WARNING", logger="rerank_trainer"):
+        trainer.save_model(str(tmp_path / "saved"))
+
+    assert "holds no groups, so only token ids" in caplog.text
+
+
+def test_a_hidden_token_is_a_text_everywhere_but_in_a_pickle(make_args):
+    args = make_args(hub_token="hf_secret_word")
+    _hide_token(args)
+
+    assert args.hub_token == copy.deepcopy(args).hub_token == "hf_secret_word"
+    assert pickle.loads(pickle.dumps(args)).hub_token is None
 
 
 @pytest.mark.parametrize(("progress", "epoch"), [(0, 0), (1.0, 1), (2.75, 2)])
