@@ -79,6 +79,7 @@ ROLES: Mapping[str, Role] = {
     "instruction": Role("note"),
     "source": Role("note"),
     "weight": Role("number", minimum=0),
+    "passage_weights": Role("number", is_list=True, may_be_empty=True, minimum=0),
     "missed_gains": Role("number", is_list=True, may_be_empty=True, above=0),
 }
 
@@ -86,6 +87,7 @@ _SAME_LENGTH = (
     ("passages", "labels"),
     ("passages", "teacher_scores"),
     ("passages", "passage_ids"),
+    ("passages", "passage_weights"),
     ("pos", "pos_scores"),
     ("neg", "neg_scores"),
 )
@@ -102,6 +104,7 @@ GROUP_FEATURES: Mapping[str, Any] = {
     "instruction": _TEXT,
     "source": _TEXT,
     "weight": _FLOAT,
+    "passage_weights": datasets.List(_FLOAT),
 }
 
 

@@ -1,8 +1,9 @@
 """Formats: reading rows from a file, the Hub or memory, and turning whatever layout they have into checked groups.
 
 A group is one query with its passages: ``query``, ``passages``, ``labels`` (0 or more) and/or ``teacher_scores``, and
-optionally ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight`` and ``missed_gains``. The layouts that
-are recognised stand in :mod:`rerank_trainer.data.layouts`, each with an example in ``docs/data_formats.md``.
+optionally ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight``, ``passage_weights`` and
+``missed_gains``. The layouts that are recognised stand in :mod:`rerank_trainer.data.layouts`, each with an example in
+``docs/data_formats.md``.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def to_groups(
 
     Returns:
         Groups, with the columns ``query``, ``passages``, ``labels`` and/or ``teacher_scores``, and those of
-        ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight``, ``missed_gains`` that the rows have.
+        ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight``, ``passage_weights``,
+        ``missed_gains`` that the rows have.
 
     Raises:
         ValueError: No layout is recognised, more than one is, or the role of a column is open; or a value is missing,

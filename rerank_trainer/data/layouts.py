@@ -36,7 +36,7 @@ _NEGATIVE = re.compile(r"negative(?:_(\d+))?")
 
 # What a query brings with it in any layout, and what else is kept where a row is already a list of passages.
 _OF_QUERY = ("query_id", "instruction", "source", "weight")
-_OF_LIST = ("passage_ids", "missed_gains")
+_OF_LIST = ("passage_ids", "passage_weights", "missed_gains")
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,17 @@ class Targets:
 
     Attributes:
         labels: Relevance, ``(batch_size, group_size)``, -100 at padding.
-        mask: True = a passage, ``(batch_size, group_size)``.
+        mask: True = a passage of a weight above 0, ``(batch_size, group_size)``.
         teacher_scores: A teacher's scores, ``(batch_size, group_size)``, any scale; None without a teacher.
+        weights: How often each passage counts, ``(batch_size, group_size)``; None counts each once.
+        source: Which of the run's data sets each group is of, ``(batch_size,)``; None where there is one.
     """
 
     labels: Tensor
     mask: Tensor
     teacher_scores: Tensor | None = None
+    weights: Tensor | None = None
+    source: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -84,7 +88,7 @@ class LabelObjective(Objective):
         return self._counts(targets.labels, targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
-        return self.loss_fn(scores, targets.labels, mask=targets.mask)[None]
+        return self.loss_fn(scores, targets.labels, mask=targets.mask, weights=targets.weights)[None]
 
 
 class TeacherObjective(Objective):
@@ -118,7 +122,7 @@ class TeacherObjective(Objective):
         return self._counts(self._scaled(targets), targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
-        return self.loss_fn(scores, self._scaled(targets), mask=targets.mask)[None]
+        return self.loss_fn(scores, self._scaled(targets), mask=targets.mask, weights=targets.weights)[None]
 
     def _scaled(self, targets: Targets) -> Tensor:
         assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores

@@ -174,7 +174,9 @@ class GroupHooks(Trainer):
 
 
 def _targets(inputs: dict[str, Any]) -> Targets:
-    return Targets(inputs["labels"], inputs["mask"], inputs.get("teacher_scores"))
+    weights = inputs.get("passage_weights")
+    mask = inputs["mask"] if weights is None else inputs["mask"] & (weights > 0)
+    return Targets(inputs["labels"], mask, inputs.get("teacher_scores"), weights, inputs.get("source"))
 
 
 @contextlib.contextmanager
