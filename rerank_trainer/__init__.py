@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
     from rerank_trainer.trainers.distill import DistillRerankTrainer
+    from rerank_trainer.trainers.sources import TrainSource
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _MODULES = {
     "Reranker": "rerank_trainer.models.reranker",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "Teacher": "rerank_trainer.teachers.teacher",
+    "TrainSource": "rerank_trainer.trainers.sources",
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",

@@ -61,15 +61,18 @@ class RerankCollator:
     * ``teacher_scores``: ``(B, K)`` float32, 0 at padding and for groups without; only when some group has them.
     * ``passage_weights``: ``(B, K)`` float32, how often each passage counts, 0 at padding and 1 for groups without;
       only when some group has them.
+    * ``source``: ``(B,)``, the number of each group's source in ``sources``, -1 for another or none; only with sources.
     * ``missed_gains``: ``(B, M)`` float32, -100 at padding; only in evaluation.
     * ``student``: the :class:`TokenRows` of all pairs.
 
     Args:
         template: How a pair becomes token ids.
+        sources: The names of the data sets that the run trains on, when there are several.
     """
 
-    def __init__(self, template: PairTemplate) -> None:
+    def __init__(self, template: PairTemplate, *, sources: Sequence[str] = ()) -> None:
         self.template = template
+        self.sources: dict[Any, int] = {name: number for number, name in enumerate(sources)}
 
     def __call__(self, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
         sizes = [len(group["passages"]) for group in groups]
@@ -80,6 +83,8 @@ class RerankCollator:
             "weights": torch.tensor([_or_one(group.get("weight")) for group in groups]),
             "row": torch.tensor([group["row"] for group in groups]),
         }
+        if self.sources:
+            batch["source"] = torch.tensor([self.sources.get(group.get("source"), -1) for group in groups])
         for name, default in (("teacher_scores", 0.0), ("passage_weights", 1.0)):
             if any(group.get(name) is not None for group in groups):
                 batch[name] = _padded([_or_each(group.get(name), default, group) for group in groups], fill=0.0)

@@ -70,6 +70,10 @@ class TrainGroups(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.groups)
 
+    def sampler(self, *, shuffle: bool, one_source_size: int | None = None) -> EpochSampler:
+        """The order of an epoch; groups of one data set are of one source anyway."""
+        return EpochSampler(len(self), seed=self.seed, shuffle=shuffle)
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         rng = random.Random(f"passages-{self.seed}-{epoch}-{index}")

@@ -64,6 +64,29 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def contributions(self, sums: Tensor, totals: Tensor) -> Tensor:
+        """What each part adds to the loss of an optimizer step: its weight times its mean, ``(..., num_parts)``.
+
+        Args:
+            sums: Each part's values, summed over some of the step's groups, ``(..., num_parts)``.
+            totals: How many groups of the whole step define each part, ``(num_parts,)``.
+        """
+        weights = torch.tensor(self.part_weights, device=sums.device)
+        return sums * weights / totals.clamp(min=torch.finfo(sums.dtype).tiny)
+
+    def figures(self, contributions: Tensor, sums: Tensor, counts: Tensor, groups: Tensor) -> dict[str, float]:
+        """What the log says beside the loss: what each part contributes to it, when there are several.
+
+        Args:
+            contributions: Those of an average step, ``(num_parts,)``.
+            sums: Each part's values, summed over all groups since the last entry of the log, ``(num_parts,)``.
+            counts: How many of these groups define each part, ``(num_parts,)``.
+            groups: How many groups of each source there were, ``(num_sources,)``.
+        """
+        if len(self.names) == 1:
+            return {}
+        return {f"loss_{name}": value for name, value in zip(self.names, contributions.tolist(), strict=True)}
+
 
 class LabelObjective(Objective):
     """A loss of the labels.

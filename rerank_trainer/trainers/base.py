@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
 from torch.utils.data import DataLoader, Dataset
@@ -16,17 +16,18 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups, TrainGroups
+from rerank_trainer.data.sources import SourceGroups
 from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
+from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
+from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, is_several, with_instruction
 
 logger = logging.getLogger(__name__)
-
-Rows: TypeAlias = datasets.Dataset | str | Path
 
 
 class RerankTrainer(GroupHooks):
@@ -36,8 +37,9 @@ class RerankTrainer(GroupHooks):
         model: A Hub id or folder, a Transformers model with one logit, or a :class:`Reranker`.
         args: What to do; ``None`` takes the defaults.
         objective: An objective of your own; None takes the one that ``args`` names.
-        train_dataset: Rows in any layout that :func:`load_groups` recognises: a data set, a path or a Hub id.
-        eval_dataset: The same, or a mapping from name to rows: the names stand in the logs.
+        train_dataset: Rows in any layout that :func:`load_groups` recognises: a data set, a path or a Hub id; or
+            several: a mapping from name to rows or to a :class:`TrainSource`.
+        eval_dataset: Rows, or a mapping from name to rows: the names stand in the logs.
         processing_class: A tokenizer other than the model's own.
         compute_metrics: Metrics of your own in place of ``args.eval_metrics``; ``label_ids`` is the pair (labels,
             missed gains), both padded with -100.
@@ -59,7 +61,7 @@ class RerankTrainer(GroupHooks):
         args: RerankTrainingArguments | None = None,
         *,
         objective: Objective | None = None,
-        train_dataset: Rows | None = None,
+        train_dataset: Rows | Mapping[str, Rows | TrainSource] | None = None,
         eval_dataset: Rows | Mapping[str, Rows] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
@@ -74,27 +76,21 @@ class RerankTrainer(GroupHooks):
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
         self.reranker = as_reranker(model, args, processing_class)
         objective = objective or self.named_objective(args)
-        train_groups = None if train_dataset is None else self._train_groups(train_dataset, objective)
+        train_groups, train_objective = self._train_set(train_dataset, objective, args)
         self._set_learning_rates(args)
         bind_row_forward(self.reranker.model, self.reranker.row_scorer(args.max_tokens_per_micro_batch))
         super().__init__(
             model=self.reranker.model,
             args=args,
-            data_collator=RerankCollator(self.reranker.template),
-            train_dataset=train_groups
-            and TrainGroups(
-                train_groups,
-                passages_per_query=args.passages_per_query,
-                seed=args.seed if args.data_seed is None else args.data_seed,
-                top_share=args.top_share,
-            ),
+            data_collator=RerankCollator(self.reranker.template, sources=getattr(train_objective, "sources", ())),
+            train_dataset=train_groups,
             eval_dataset=self._eval_groups(eval_dataset),
             processing_class=self.reranker.tokenizer,
             compute_metrics=compute_metrics or partial(_metrics_of, metrics=args.eval_metrics),
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.objective = objective.to(args.device)
+        self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
         """The objective that the arguments name.
@@ -114,10 +110,47 @@ class RerankTrainer(GroupHooks):
         """As in Transformers, for rows in any layout that is recognised."""
         return super().get_test_dataloader(self._eval_groups(test_dataset))
 
-    def _train_groups(self, rows: Rows, objective: Objective) -> datasets.Dataset:
-        groups = load_groups(rows, scores_are=self.scores_are)
+    def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:
+        """The objective that a name in a :class:`TrainSource` stands for: the same as in ``args.objective``."""
+        args = copy.copy(args)
+        args.objective = name
+        return self.named_objective(args)
+
+    def _train_set(self, rows: Any, objective: Objective, args: RerankTrainingArguments) -> tuple[Any, Objective]:
+        """The training set with its objective: the trainer's own, or with several sources one that tells them apart."""
+        settings: dict[str, Any] = {
+            "passages_per_query": args.passages_per_query,
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "top_share": args.top_share,
+        }
+        if rows is None:
+            return None, objective
+        if not is_several(rows):
+            groups = self._train_groups(TrainSource(rows), objective)
+            warn_of_instruction(groups)
+            return TrainGroups(groups, **settings), objective
+        sources = as_sources(rows)
+        named = {source.objective for source in sources.values() if isinstance(source.objective, str)}
+        by_name: dict[Any, Any] = {name: self.named_source_objective(name, args) for name in named}
+        objectives = {
+            name: objective if source.objective is None else by_name.get(source.objective, source.objective)
+            for name, source in sources.items()
+        }
+        groups_of = {}
+        for name, source in sources.items():
+            try:
+                groups_of[name] = self._train_groups(source, objectives[name])
+            except ValueError as error:
+                raise ValueError(f"source {name!r}: {error}") from error
+        weights = [source.weight for source in sources.values() if source.weight is not None]
+        train_set = SourceGroups(groups_of, weights=weights or None, **settings)
+        warn_of_instruction(train_set.groups)
+        return train_set, SourceObjective(objectives)
+
+    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset:
+        groups = load_groups(source.rows, scores_are=source.scores_are or self.scores_are)
         require_targets(groups, objective)
-        return groups
+        return with_instruction(groups, source.instruction)
 
     def _eval_groups(self, rows: Any) -> Any:
         if rows is None or isinstance(rows, Dataset) and not isinstance(rows, datasets.Dataset):
@@ -206,7 +239,11 @@ def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
                     f"row {index}, column labels: {max(labels)} is above {objective.max_label}, the most that "
                     f"{objective.names} accepts. Divide the labels by the highest grade."
                 )
-    if "instruction" in columns:
+
+
+def warn_of_instruction(groups: datasets.Dataset) -> None:
+    """Say once that instructions are not used."""
+    if "instruction" in groups.column_names:
         logger.warning("the column instruction is not used: pair encoding has no place for it")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,26 @@ from transformers import PreTrainedModel
 
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.models.reranker import Reranker
-from rerank_trainer.objectives.naming import distillation_objective
+from rerank_trainer.objectives.naming import (
+    LABEL_LOSSES,
+    TEACHER_LOSSES,
+    contrastive_objective,
+    distillation_objective,
+)
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.teachers.store import add_teacher_scores
 from rerank_trainer.teachers.teacher import Teacher, as_teacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
-from rerank_trainer.trainers.base import RerankTrainer, Rows, require_targets
+from rerank_trainer.trainers.base import RerankTrainer, require_targets
+from rerank_trainer.trainers.sources import TrainSource, with_instruction
 
 
 class DistillRerankTrainer(RerankTrainer):
     """Trains a student on a teacher's scores: by default KL between their distributions over each query's passages.
 
-    The teacher scores the training groups once, before training, with a progress bar; the scores are kept on disk
-    under a fingerprint of teacher and texts, so that a second run or student pays nothing.
+    The teacher scores the training groups once, before training, with a progress bar (of several sources, those whose
+    objective compares with it); the scores are kept on disk under a fingerprint of teacher and texts, so that a second
+    run or student pays nothing.
 
     Args:
         model: The student; see :class:`RerankTrainer`.
@@ -64,12 +72,20 @@ class DistillRerankTrainer(RerankTrainer):
             label_weight=args.label_weight,
         )
 
-    def _train_groups(self, rows: Rows, objective: Objective) -> datasets.Dataset:
-        if self.teacher is None:
-            return super()._train_groups(rows, objective)
+    def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:
+        """A loss of teacher scores, as in ``args.objective``; or one that only labels have, such as "infonce"."""
+        if name in LABEL_LOSSES and name not in TEACHER_LOSSES:
+            return contrastive_objective(name, temperature=args.temperature)
+        return super().named_source_objective(name, args)
+
+    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset:
+        if self.teacher is not None or not objective.needs_teacher:
+            # a column `scores` can only mean labels
+            source = dataclasses.replace(source, scores_are=source.scores_are or "labels")
+        if self.teacher is None or not objective.needs_teacher:
+            return super()._train_groups(source, objective)
         args = self._teacher_options or RerankTrainingArguments("trainer_output")
-        # with a teacher, a column `scores` can only mean labels
-        groups = load_groups(rows, scores_are="labels")
+        groups = with_instruction(load_groups(source.rows, scores_are=source.scores_are), source.instruction)
         autocast_dtype = torch.bfloat16 if args.bf16 else None
         teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
         with args.main_process_first(desc="teacher scores"):

@@ -41,11 +41,12 @@ class EpochCallback(TrainerCallback):
 class GroupHooks(Trainer):
     """The Transformers Trainer taught to train on batches of groups.
 
-    Subclasses set ``reranker`` before and ``objective`` after the parent's ``__init__``.
+    Subclasses set ``reranker`` before and both objectives after the parent's ``__init__``.
     """
 
     reranker: Reranker
     objective: Objective
+    eval_objective: Objective
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
 
@@ -77,13 +78,12 @@ class GroupHooks(Trainer):
         """
         scores = self._scores(model, inputs)
         totals = self._counts([inputs], scores.device) if num_items_in_batch is None else num_items_in_batch
-        values = self.objective(scores, _targets(inputs)) * inputs["weights"]
-        part_weights = torch.tensor(self.objective.part_weights, device=values.device)
-        parts = values.sum(dim=1) * part_weights / torch.as_tensor(totals).clamp(min=torch.finfo(values.dtype).tiny)
+        sums = (self.objective(scores, _targets(inputs)) * inputs["weights"]).sum(dim=1)
+        parts = self.objective.contributions(sums, torch.as_tensor(totals))
         if num_items_in_batch is not None:
+            self._note(parts, sums, inputs)
             # gradients are averaged over processes, but the counts are sums over them
             parts = parts * self.accelerator.num_processes
-            self._note_parts(parts)
         loss = parts.sum()
         return (loss, {"scores": scores}) if return_outputs else loss
 
@@ -96,7 +96,7 @@ class GroupHooks(Trainer):
     ) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...] | None]:
         """Loss (None where the batch lacks the objective's targets), scores, and the tensors of ``label_names``."""
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.compute_loss_context_manager(), self._with_objective(self.eval_objective):
             if self.objective.needs_teacher and "teacher_scores" not in inputs:
                 loss, scores = None, self._scores(model, inputs)
             else:
@@ -120,7 +120,10 @@ class GroupHooks(Trainer):
                 f"train_sampling_strategy={strategy!r}: rows are ordered by length inside each batch already; "
                 "use 'random' or 'sequential'"
             )
-        sampler = EpochSampler(len(dataset), seed=dataset.seed, shuffle=strategy == "random")
+        one_source = getattr(self.args, "batch_sources", "mixed") == "one"
+        sampler = dataset.sampler(
+            shuffle=strategy == "random", one_source_size=self._train_batch_size if one_source else None
+        )
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
         return sampler
@@ -140,13 +143,15 @@ class GroupHooks(Trainer):
         return 6 * int(inputs["student"]["lengths"].sum()) * num_parameters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Transformers; with several parts, the loss of each stands beside the sum."""
-        if "loss" in logs and len(self.objective.names) > 1 and self._part_sums is not None:
-            sums = self.accelerator.reduce(self._part_sums, reduction="mean").tolist()
-            steps = max(1, self.state.global_step - self._parts_noted_at)
-            for name, total in zip(self.objective.names, sums, strict=True):
-                logs[f"loss_{name}"] = round(total / steps, 4)
-            self._part_sums, self._parts_noted_at = None, self.state.global_step
+        """As in Transformers; with several parts or sources, the loss of each stands beside the sum."""
+        if "loss" in logs and self._noted is not None:
+            noted = self.accelerator.reduce(self._noted, reduction="sum")
+            steps = max(1, self.state.global_step - self._noted_at)
+            num_parts = len(self.objective.names)
+            parts, sums, counts, groups = noted.split([num_parts] * 3 + [len(noted) - 3 * num_parts])
+            figures = self.objective.figures(parts / steps, sums, counts, groups)
+            logs.update({name: round(value, 4) for name, value in figures.items()})
+            self._noted, self._noted_at = None, self.state.global_step
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -155,11 +160,23 @@ class GroupHooks(Trainer):
         if self.args.should_save:
             write_loader_files(output_dir or self.args.output_dir, max_length=self.reranker.max_length)
 
-    _part_sums: Tensor | None = None
-    _parts_noted_at = 0
+    _noted: Tensor | None = None  # what `log` reports, summed since its last entry
+    _noted_at = 0
 
-    def _note_parts(self, parts: Tensor) -> None:
-        self._part_sums = parts.detach() + (0 if self._part_sums is None else self._part_sums)
+    def _note(self, parts: Tensor, sums: Tensor, inputs: dict[str, Any]) -> None:
+        sources = torch.arange(len(getattr(self.data_collator, "sources", ())), device=sums.device)
+        groups = (inputs["source"][:, None] == sources).sum(dim=0) if len(sources) else sources
+        noted = torch.cat([parts.detach(), sums.detach(), self._counts([inputs], sums.device), groups])
+        self._noted = noted if self._noted is None else self._noted + noted
+
+    @contextlib.contextmanager
+    def _with_objective(self, objective: Objective) -> Iterator[None]:
+        """Evaluation knows no sources: its loss is that of the trainer's own objective."""
+        kept, self.objective = self.objective, objective
+        try:
+            yield
+        finally:
+            self.objective = kept
 
     def _counts(self, batches: Sequence[dict[str, Any]], device: torch.device) -> Tensor:
         """Each part's count over batches of this process; a group counts with its weight."""
