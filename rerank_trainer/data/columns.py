@@ -146,17 +146,18 @@ def describe(feature: Any) -> str:
     return "unlike types" if type(feature).__name__ == "Json" else type(feature).__name__
 
 
-def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str]) -> None:
+def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str], *, first_row: int = 0) -> None:
     """Check every value of the columns against its role, and the lists of a row against each other.
 
     Args:
         dataset: Rows of any layout.
         roles: Column name to role, a key of ``ROLES``.
+        first_row: The number of the first row, in a part of a larger data set.
 
     Raises:
         ValueError: At the first fault, with its row, column and value.
     """
-    row = 0
+    row = first_row
     for table in dataset.select_columns(list(roles)).with_format("arrow").iter(_BATCH_SIZE):
         columns = {name: table[name].combine_chunks() for name in roles}
         lengths = {name: _check_column(columns[name], name, role, row) for name, role in roles.items()}

@@ -188,15 +188,18 @@ def _map(
         return groups | convert(batch, indices)
 
     rows = dataset.select_columns(list(roles)).with_format(None)
+    cached: dict[str, Any] = {
+        "new_fingerprint": fingerprint,
+        "load_from_cache_file": None if fingerprint is None else False,
+        "desc": "Making groups",
+    }
     return rows.map(
         make,
         batched=True,
         with_indices=True,
         remove_columns=list(roles),
         features=group_features([*kept.values(), *made]),
-        new_fingerprint=fingerprint,
-        load_from_cache_file=None if fingerprint is None else False,
-        desc="Making groups",
+        **({} if isinstance(rows, datasets.IterableDataset) else cached),
     )
 
 

@@ -21,6 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 from rerank_trainer.data.columns import check_rows
 from rerank_trainer.data.conversions import Draw, names_of
 from rerank_trainer.data.layouts import recognise
+from rerank_trainer.data.streams import stream_to_groups
 
 logger = logging.getLogger(__name__)
 
@@ -30,26 +31,28 @@ _READER_OPTIONS: Mapping[str, Mapping[str, Any]] = {"csv": {"keep_default_na": F
 
 
 def load_groups(
-    source: datasets.Dataset | str | os.PathLike[str],
+    source: datasets.Dataset | datasets.IterableDataset | str | os.PathLike[str],
     *,
     split: str = "train",
     name: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    streaming: bool = False,
     scores_are: str | None = None,
     num_negatives: int = 15,
     seed: int = 0,
-) -> datasets.Dataset:
+) -> datasets.Dataset | datasets.IterableDataset:
     """Groups from a data set, a file or the Hub: reads the rows, then calls :func:`to_groups`.
 
     Args:
-        source: A ``datasets.Dataset``; the path of a ``.jsonl``, ``.json``, ``.parquet`` or ``.csv`` file; or the id of
-            a data set on the Hub.
+        source: A ``datasets.Dataset`` or ``IterableDataset``; the path of a ``.jsonl``, ``.json``, ``.parquet`` or
+            ``.csv`` file; or the id of a data set on the Hub.
         split: Which split of a data set on the Hub. The rows of a file are the split ``"train"``; parts such as
             ``"train[:1000]"`` can be asked of both.
         name: Which configuration of a data set on the Hub.
         revision: Which branch, tag or commit on the Hub.
         token: For a private data set on the Hub.
+        streaming: Read the rows as they are asked for; the groups are a stream, too. Whole splits only.
         scores_are: See :func:`to_groups`.
         num_negatives: See :func:`to_groups`.
         seed: See :func:`to_groups`.
@@ -73,22 +76,33 @@ def load_groups(
                     f"name, revision and token are for a data set on the Hub, but {str(path)!r} is a file, found "
                     f"name={name!r}, revision={revision!r}. Leave them out."
                 )
-            source = _read_file(path, split)
+            source = _read_file(path, split, streaming=streaming)
         else:
-            source = datasets.load_dataset(str(source), name, split=split, revision=revision, token=token)
+            source = datasets.load_dataset(
+                str(source), name, split=split, revision=revision, token=token, streaming=streaming
+            )
+    elif streaming and not isinstance(source, datasets.IterableDataset):
+        raise ValueError(
+            f"streaming=True reads from a path or a Hub id, found a {type(source).__name__}. Leave it out."
+        )
     return to_groups(source, scores_are=scores_are, num_negatives=num_negatives, seed=seed)
 
 
 def to_groups(
-    dataset: datasets.Dataset, *, scores_are: str | None = None, num_negatives: int = 15, seed: int = 0
-) -> datasets.Dataset:
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    *,
+    scores_are: str | None = None,
+    num_negatives: int = 15,
+    seed: int = 0,
+) -> datasets.Dataset | datasets.IterableDataset:
     """Groups from rows of any layout that :mod:`rerank_trainer.data.layouts` knows, every value of them checked.
 
     One log line says which layout was recognised and what each column was taken for. No row is dropped. Ids become text
-    and numbers float; rows that are groups already come back as they are.
+    and numbers float; rows that are groups already come back as they are. A stream becomes a stream of groups, whose
+    values are checked when they are read; its layout must make a group of each row.
 
     Args:
-        dataset: The rows.
+        dataset: The rows, or a stream of them.
         scores_are: What a column ``score`` or ``scores`` holds, where its place does not say: ``"labels"`` (given
             relevance, 0 or more) or ``"teacher_scores"`` (a teacher's outputs, any scale).
         num_negatives: How many negatives each group gets when the rows have none; otherwise without effect. They are
@@ -114,6 +128,8 @@ def to_groups(
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be 1 or more, found {num_negatives}")
 
+    if isinstance(dataset, datasets.IterableDataset):
+        return stream_to_groups(dataset, scores_are=scores_are)
     layout, roles = recognise(dataset.features, scores_are)
     left_out = [name for name in dataset.column_names if name not in roles]
     logger.info(
@@ -135,10 +151,7 @@ def _check_dataset(dataset: Any) -> None:
         meant = "train" if "train" in splits or not splits else splits[0]
         raise ValueError(f"expected one split, found the splits {splits}. Did you mean dataset[{meant!r}]?")
     if isinstance(dataset, datasets.IterableDataset):
-        raise ValueError(
-            "expected a datasets.Dataset, found a datasets.IterableDataset: streams are not supported yet. Load it "
-            "without streaming=True, or keep a part with datasets.Dataset.from_list(list(dataset.take(10_000)))."
-        )
+        return
     if not isinstance(dataset, datasets.Dataset):
         raise ValueError(
             f"expected a datasets.Dataset, found a {type(dataset).__name__}. Make one with "
@@ -148,12 +161,13 @@ def _check_dataset(dataset: Any) -> None:
         raise ValueError(f"expected one row or more, found none in a data set with the columns {dataset.column_names}")
 
 
-def _read_file(path: Path, split: str) -> datasets.Dataset:
+def _read_file(path: Path, split: str, *, streaming: bool) -> datasets.Dataset | datasets.IterableDataset:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there (a path that ends in {path.suffix} is taken for a file)")
     reader = _READERS[path.suffix]
     try:
-        return datasets.load_dataset(reader, data_files=str(path), split=split, **_READER_OPTIONS.get(reader, {}))
+        options = _READER_OPTIONS.get(reader, {})
+        return datasets.load_dataset(reader, data_files=str(path), split=split, streaming=streaming, **options)
     except DatasetGenerationError as error:
         raise ValueError(f"{path} could not be read as {reader}: {error.__cause__}") from error
 

@@ -6,11 +6,12 @@ import logging
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import datasets
 
-from rerank_trainer.data.columns import GROUP_FEATURES
+from rerank_trainer.data.columns import GROUP_FEATURES, group_features
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,13 @@ def join_sources(sources: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
     return datasets.concatenate_datasets(named)
 
 
-def with_text(groups: datasets.Dataset, column: str, text: str) -> datasets.Dataset:
-    """The groups with one text in a new column."""
+def with_text(groups: Any, column: str, text: str) -> Any:
+    """The groups, or the stream of groups, with one text in a new column."""
+    if isinstance(groups, datasets.IterableDataset):
+        features = group_features([*groups.column_names, column])
+        return groups.map(partial(_text, column=column, text=text), features=features)
     return groups.add_column(column, [text] * len(groups), feature=GROUP_FEATURES[column])
+
+
+def _text(group: dict[str, Any], *, column: str, text: str) -> dict[str, str]:
+    return {column: text}

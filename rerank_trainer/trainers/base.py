@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
-from rerank_trainer.data.sampling import EvalGroups, TrainGroups
-from rerank_trainer.data.sources import SourceGroups
+from rerank_trainer.data.sampling import EvalGroups
 from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
@@ -25,7 +24,7 @@ from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
-from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, is_several, with_instruction
+from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,8 @@ class RerankTrainer(GroupHooks):
         args: What to do; ``None`` takes the defaults.
         objective: An objective of your own; None takes the one that ``args`` names.
         train_dataset: Rows in any layout that :func:`load_groups` recognises: a data set, a path or a Hub id; or
-            several: a mapping from name to rows or to a :class:`TrainSource`.
+            several: a mapping from name to rows or to a :class:`TrainSource`. Rows may be a stream, a
+            ``datasets.IterableDataset``, when ``args.max_steps`` says how long to train.
         eval_dataset: Rows, or a mapping from name to rows: the names stand in the logs.
         processing_class: A tokenizer other than the model's own.
         compute_metrics: Metrics of your own in place of ``args.eval_metrics``; ``label_ids`` is the pair (labels,
@@ -118,17 +118,12 @@ class RerankTrainer(GroupHooks):
 
     def _train_set(self, rows: Any, objective: Objective, args: RerankTrainingArguments) -> tuple[Any, Objective]:
         """The training set with its objective: the trainer's own, or with several sources one that tells them apart."""
-        settings: dict[str, Any] = {
-            "passages_per_query": args.passages_per_query,
-            "seed": args.seed if args.data_seed is None else args.data_seed,
-            "top_share": args.top_share,
-        }
         if rows is None:
             return None, objective
         if not is_several(rows):
             groups = self._train_groups(TrainSource(rows), objective)
             warn_of_instruction(groups)
-            return TrainGroups(groups, **settings), objective
+            return as_train_set({None: groups}, None, args), objective
         sources = as_sources(rows)
         named = {source.objective for source in sources.values() if isinstance(source.objective, str)}
         by_name: dict[Any, Any] = {name: self.named_source_objective(name, args) for name in named}
@@ -136,23 +131,26 @@ class RerankTrainer(GroupHooks):
             name: objective if source.objective is None else by_name.get(source.objective, source.objective)
             for name, source in sources.items()
         }
-        groups_of = {}
+        groups_of: dict[str | None, Any] = {}
         for name, source in sources.items():
             try:
                 groups_of[name] = self._train_groups(source, objectives[name])
             except ValueError as error:
                 raise ValueError(f"source {name!r}: {error}") from error
+        warn_of_instruction(*groups_of.values())
         weights = [source.weight for source in sources.values() if source.weight is not None]
-        train_set = SourceGroups(groups_of, weights=weights or None, **settings)
-        warn_of_instruction(train_set.groups)
-        return train_set, SourceObjective(objectives)
+        return as_train_set(groups_of, weights or None, args), SourceObjective(objectives)
 
-    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset:
+    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset | datasets.IterableDataset:
         groups = load_groups(source.rows, scores_are=source.scores_are or self.scores_are)
-        require_targets(groups, objective)
-        return with_instruction(groups, source.instruction)
+        return with_instruction(require_targets(groups, objective), source.instruction)
 
     def _eval_groups(self, rows: Any) -> Any:
+        if isinstance(rows, datasets.IterableDataset):
+            raise ValueError(
+                "the evaluation set is a stream, but metrics are of a whole. Keep a part of it: "
+                "datasets.Dataset.from_list(list(stream.take(1_000)))."
+            )
         if rows is None or isinstance(rows, Dataset) and not isinstance(rows, datasets.Dataset):
             return rows
         if isinstance(rows, Mapping) and not isinstance(rows, datasets.DatasetDict):
@@ -219,8 +217,8 @@ def as_reranker(
     return Reranker(model, tokenizer, **lengths)
 
 
-def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
-    """Refuse groups that lack what the objective compares with.
+def require_targets(groups: Any, objective: Objective) -> Any:
+    """The groups, unless they lack what the objective compares with; those of a stream are looked at when they come.
 
     Raises:
         ValueError: If labels or teacher scores are missing, or a label is greater than a loss accepts.
@@ -232,18 +230,29 @@ def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
                 f"objective {objective.names} compares with {name}, but the groups have only the columns {columns}. "
                 + ("Pass teacher=..., or add the column." if name == "teacher_scores" else "Add the column.")
             )
-    if objective.needs_labels and objective.max_label is not None:
-        for index, labels in enumerate(groups["labels"]):
-            if max(labels, default=0.0) > objective.max_label:
-                raise ValueError(
-                    f"row {index}, column labels: {max(labels)} is above {objective.max_label}, the most that "
-                    f"{objective.names} accepts. Divide the labels by the highest grade."
-                )
+    if not objective.needs_labels or objective.max_label is None:
+        return groups
+    limit: dict[str, Any] = {"most": objective.max_label, "names": objective.names}
+    if isinstance(groups, datasets.IterableDataset):
+        return groups.map(_require_labels, with_indices=True, features=groups.features, fn_kwargs=limit)
+    for index, labels in enumerate(groups["labels"]):
+        _require_labels({"labels": labels}, index, **limit)
+    return groups
 
 
-def warn_of_instruction(groups: datasets.Dataset) -> None:
+def _require_labels(group: dict[str, Any], index: int, *, most: float, names: Sequence[str]) -> dict[str, Any]:
+    """The group, unless one of its labels is greater than the losses of these names accept."""
+    if max(group["labels"], default=0.0) > most:
+        raise ValueError(
+            f"row {index}, column labels: {max(group['labels'])} is above {most}, the most that {names} accepts. "
+            "Divide the labels by the highest grade."
+        )
+    return group
+
+
+def warn_of_instruction(*groups: datasets.Dataset | datasets.IterableDataset) -> None:
     """Say once that instructions are not used."""
-    if "instruction" in groups.column_names:
+    if any("instruction" in part.column_names for part in groups):
         logger.warning("the column instruction is not used: pair encoding has no place for it")
 
 

@@ -78,7 +78,7 @@ class DistillRerankTrainer(RerankTrainer):
             return contrastive_objective(name, temperature=args.temperature)
         return super().named_source_objective(name, args)
 
-    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset:
+    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset | datasets.IterableDataset:
         if self.teacher is not None or not objective.needs_teacher:
             # a column `scores` can only mean labels
             source = dataclasses.replace(source, scores_are=source.scores_are or "labels")
@@ -86,9 +86,13 @@ class DistillRerankTrainer(RerankTrainer):
             return super()._train_groups(source, objective)
         args = self._teacher_options or RerankTrainingArguments("trainer_output")
         groups = with_instruction(load_groups(source.rows, scores_are=source.scores_are), source.instruction)
+        if isinstance(groups, datasets.IterableDataset):
+            raise ValueError(
+                "a teacher scores all groups before training, and these rows are a stream. Load them whole, or write "
+                "its scores into the rows first (a column teacher_scores, see add_teacher_scores) with teacher=None."
+            )
         autocast_dtype = torch.bfloat16 if args.bf16 else None
         teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
         with args.main_process_first(desc="teacher scores"):
             groups = add_teacher_scores(groups, teacher, cache_dir=args.teacher_cache_dir)
-        require_targets(groups, objective)
-        return groups
+        return require_targets(groups, objective)

@@ -1,7 +1,8 @@
-"""Sources of a run: what a user says of each of several training sets."""
+"""Sources of a run: what a user says of each of several training sets, and the set that they make together."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +11,13 @@ from typing import Any, TypeAlias
 
 import datasets
 
-from rerank_trainer.data.sources import with_text
+from rerank_trainer.data.sampling import TrainGroups
+from rerank_trainer.data.sources import SourceGroups, with_text
+from rerank_trainer.data.streams import StreamGroups
 from rerank_trainer.objectives.objective import Objective
+from rerank_trainer.trainers.arguments import RerankTrainingArguments
+
+SHUFFLE_BUFFER = 1000  # rows, in which a data set beside streams is shuffled
 
 Rows: TypeAlias = datasets.Dataset | datasets.IterableDataset | str | Path
 
@@ -60,6 +66,56 @@ def as_sources(rows: Mapping[str, Rows | TrainSource]) -> dict[str, TrainSource]
             "that are drawn, or none (then every group is drawn once an epoch). Leave out a source that has no share."
         )
     return sources
+
+
+def as_train_set(
+    groups: Mapping[str | None, Any], weights: list[float] | None, args: RerankTrainingArguments
+) -> TrainGroups | StreamGroups:
+    """What a trainer draws from: groups of one data set or of several, or streams as soon as one of them is a stream.
+
+    Args:
+        groups: Groups or streams of groups by name; the name None for a single data set.
+        weights: The shares of the sources.
+        args: For a stream they are changed in place: no process may cut the batches of another.
+
+    Raises:
+        ValueError: If there is a stream, and the arguments do not say when to stop or how to share.
+    """
+    settings: dict[str, Any] = {
+        "passages_per_query": args.passages_per_query,
+        "seed": args.seed if args.data_seed is None else args.data_seed,
+        "top_share": args.top_share,
+    }
+    if not any(isinstance(part, datasets.IterableDataset) for part in groups.values()):
+        if None in groups:
+            return TrainGroups(groups[None], **settings)
+        return SourceGroups({str(name): part for name, part in groups.items()}, weights=weights, **settings)
+    if args.max_steps <= 0:
+        raise ValueError(f"max_steps={args.max_steps}: a stream has no length, so say how many steps to train")
+    if len(groups) > 1 and weights is None:
+        raise ValueError(
+            f"a stream has no size from which the shares of {list(groups)} could follow: give every source a weight"
+        )
+    if args.accelerator_config.dispatch_batches:
+        raise ValueError(
+            "accelerator_config dispatch_batches=True joins batches and cuts them apart again, which groups of unlike "
+            "size and token rows do not survive; leave it out"
+        )
+    args.accelerator_config = dataclasses.replace(args.accelerator_config, dispatch_batches=False)
+    return StreamGroups(
+        {name: _as_stream(part, args.dataloader_num_workers, settings["seed"]) for name, part in groups.items()},
+        weights=weights or [1.0],
+        one_source_size=args.train_batch_size if args.batch_sources == "one" else None,
+        **settings,
+    )
+
+
+def _as_stream(groups: Any, num_workers: int, seed: int) -> datasets.IterableDataset:
+    """A data set beside streams, as a stream that each pass shuffles anew."""
+    if isinstance(groups, datasets.IterableDataset):
+        return groups
+    stream = groups.to_iterable_dataset(num_shards=max(1, min(num_workers, len(groups))))
+    return stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
 
 
 def with_instruction(groups: Any, instruction: str | None) -> Any:

@@ -100,7 +100,6 @@ def test_the_given_data_set_is_not_changed():
         (DatasetDict({"dev": Dataset.from_list(ROWS)}), r"the splits \['dev'\]. Did you mean dataset\['dev'\]\?"),
         (DatasetDict({"test": Dataset.from_list(ROWS), "train": Dataset.from_list(ROWS)}), r"dataset\['train'\]"),
         (DatasetDict({}), r"found the splits \[\]"),
-        (Dataset.from_list(ROWS).to_iterable_dataset(), "found a datasets.IterableDataset: streams are not supported"),
         (ROWS, r"found a list. Make one with datasets.Dataset.from_list"),
         (Dataset.from_list(ROWS).select([]), r"expected one row or more, found none .* \['query', 'docs', 'labels'\]"),
     ],
