@@ -82,9 +82,7 @@ def load_groups(
                 str(source), name, split=split, revision=revision, token=token, streaming=streaming
             )
     elif streaming and not isinstance(source, datasets.IterableDataset):
-        raise ValueError(
-            f"streaming=True reads from a path or a Hub id, found a {type(source).__name__}. Leave it out."
-        )
+        raise ValueError(f"streaming=True is for a path or a Hub id, found a {type(source).__name__}. Leave it out.")
     return to_groups(source, scores_are=scores_are, num_negatives=num_negatives, seed=seed)
 
 

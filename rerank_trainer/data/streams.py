@@ -103,11 +103,11 @@ class StreamGroups(IterableDataset[dict[str, Any]]):
 
     Args:
         sources: Streams of groups by name; the name goes into the row, None for a single stream without one.
-        weights: How often each is drawn from, in any unit.
+        weights: How often each is drawn from, in any unit; they take turns, so that the shares hold at any moment.
         passages_per_query: K. Shorter groups are taken whole.
         seed: Any integer.
         top_share: Share of the negatives taken from the top of the list.
-        one_source_size: Every run of so many rows is of one source; None draws the source of each row.
+        one_source_size: Every run of so many rows is of one source; None takes turns row by row.
     """
 
     def __init__(
@@ -149,10 +149,12 @@ class StreamGroups(IterableDataset[dict[str, Any]]):
                     "would be wrong. Set dataloader_num_workers to at most that, or split the stream: reshard()."
                 )
         endless = [self._endless(name, groups) for name, groups in self.sources.items()]
-        rng = random.Random(f"sources-{self.seed}-{worker_id}")
+        taken = [0] * len(endless)
         while True:
-            (source,) = rng.choices(endless, self.weights)
-            yield from itertools.islice(source, self.run_size)
+            # the method of D'Hondt: at any moment no share is wrong by more than a few draws
+            source = max(range(len(endless)), key=lambda i: self.weights[i] / (taken[i] + 1))
+            taken[source] += 1
+            yield from itertools.islice(endless[source], self.run_size)
 
     def _endless(self, name: str | None, groups: datasets.IterableDataset) -> Iterator[dict[str, Any]]:
         for number in itertools.count():
