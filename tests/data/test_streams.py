@@ -143,7 +143,9 @@ def test_a_stream_that_is_used_up_begins_again_with_other_passages():
     assert [row["query"] for row in rows] == [f"a{i}" for i in range(5)] * 3
     assert all(len(row["passages"]) == 4 and row["labels"] == [1.0, 0.0, 0.0, 0.0] for row in rows)
     assert len({tuple(rows[start]["passages"]) for start in (0, 5, 10)}) == 3
-    assert rows == list(itertools.islice(stream({None: wide("a", 5)}), 15))
+    groups = wide("a", 5)
+    assert rows == list(itertools.islice(stream({None: groups}), 15))
+    assert groups.epoch == 0  # workers share the epoch of what they were given, and are not in the same pass
 
 
 def test_a_shuffled_stream_has_another_order_in_each_pass_and_the_same_choices():

@@ -72,6 +72,19 @@ def test_a_batch_without_teacher_scores_is_none_of_the_source_that_needs_them():
     torch.testing.assert_close(objective(SCORES, targets), torch.tensor([INFONCE, [0.0] * 4]))
 
 
+def test_an_objective_sees_the_passages_of_its_own_sources_only():
+    class Spy(LabelObjective):
+        def forward(self, scores, targets):
+            seen.append(targets.mask.tolist())
+            return super().forward(scores, targets)
+
+    seen = []
+    objective = SourceObjective({"a": Spy(LOSSES["mse"]), "b": LabelObjective(LOSSES["mse"])})
+    objective(SCORES, TARGETS)
+
+    assert seen == [[[True, True], [False, False], [True, True], [False, False]]]
+
+
 def test_what_the_loss_of_one_source_cannot_hold_does_not_reach_the_gradient_of_another():
     objective = SourceObjective({"a": LabelObjective(LOSSES["mse"]), "b": LabelObjective(LOSSES["infonce"])})
     labels = LABELS.clone()

@@ -118,9 +118,10 @@ def test_a_weight_of_two_counts_as_the_group_twice(make_args):
 
 @pytest.mark.parametrize("distil", [False, True], ids=["infonce", "margin_mse"])
 def test_a_passage_weight_counts_as_the_passage_repeated_and_zero_as_absent(make_args, distil):
-    rows = ragged_groups().to_list()[1:3]
+    rows = [ragged_groups()[index] for index in (1, 2, 5)]
+    without_its_positive = [int(not label) for label in rows[2]["labels"]]
     repeated = []
-    for row, times in zip(rows, ([1, 0, 2, 1, 3, 1], [2, 1, 1, 0, 1, 2]), strict=True):
+    for row, times in zip(rows, ([1, 0, 2, 1, 3, 1], [2, 1, 1, 0, 1, 2], without_its_positive), strict=True):
         names = [name for name in row if name != "query"]
         repeated.append(
             row | {name: [v for v, n in zip(row[name], times, strict=True) for _ in range(n)] for name in names}
@@ -133,7 +134,7 @@ def test_a_passage_weight_counts_as_the_passage_repeated_and_zero_as_absent(make
         groups = type(word_groups(1)).from_list(groups)
         args = make_args(passages_per_query=16, **options)
         trainer = trainer_class(small_reranker(spread=0.3), args, train_dataset=groups, eval_dataset=groups)
-        batch = trainer.data_collator([trainer.train_dataset[0, index] for index in range(2)])
+        batch = trainer.data_collator([trainer.train_dataset[0, index] for index in range(3)])
         losses += [trainer.compute_loss(trainer.model, batch).item(), trainer.evaluate()["eval_loss"]]
 
     assert losses == pytest.approx([losses[0]] * 4, abs=1e-5) and losses[0] > 0.1
