@@ -39,11 +39,12 @@ class SourceGroups(TrainGroups):
         top_share: float = 0.0,
     ) -> None:
         super().__init__(join_sources(sources), passages_per_query=passages_per_query, seed=seed, top_share=top_share)
-        self.sizes = [len(groups) for groups in sources.values()]
-        self.num_draws = draw_counts(self.sizes, weights)
+        sizes = {name: len(groups) for name, groups in sources.items()}
+        self.sizes = list(sizes.values())
+        self.num_draws = draw_counts(sizes, weights)
         self.has_weights = weights is not None
-        for name, size, num_draws in zip(sources, self.sizes, self.num_draws, strict=True):
-            logger.info("source %r: %d groups, of which an epoch draws %d", name, size, num_draws)
+        for (name, size), num_draws in zip(sizes.items(), self.num_draws, strict=True):
+            logger.info("source %r: %d groups; an epoch draws %d", name, size, num_draws)
 
     def sampler(self, *, shuffle: bool, one_source_size: int | None = None) -> EpochSampler:
         """The order of an epoch: that of one data set unless there are weights, or batches of one source each."""
@@ -114,22 +115,23 @@ class SourceSampler(EpochSampler):
             yield number, order(number)[place]
 
 
-def draw_counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[int]:
+def draw_counts(sizes: Mapping[str, int], weights: Sequence[float] | None) -> list[int]:
     """How many groups of each source an epoch draws: as many in all as there are groups, shared out by weight.
 
     Args:
-        sizes: How many groups each source has.
+        sizes: How many groups each source has, by name.
         weights: Shares in any unit; None draws each group once.
 
     Raises:
         ValueError: If a source would get none.
 
-    >>> draw_counts([900, 100], None), draw_counts([900, 100], [1, 1]), draw_counts([5, 5], [2, 1])
-    ([900, 100], [500, 500], [7, 3])
+    >>> sizes = {"web": 900, "code": 100}
+    >>> draw_counts(sizes, None), draw_counts(sizes, [1, 1]), draw_counts(sizes, [2, 1])
+    ([900, 100], [500, 500], [667, 333])
     """
     if weights is None:
-        return list(sizes)
-    total = sum(sizes)
+        return list(sizes.values())
+    total = sum(sizes.values())
     shares = [total * weight / sum(weights) for weight in weights]
     counts = [math.floor(share) for share in shares]
     largest_rests = sorted(range(len(sizes)), key=lambda source: counts[source] - shares[source])
@@ -137,8 +139,8 @@ def draw_counts(sizes: Sequence[int], weights: Sequence[float] | None) -> list[i
         counts[source] += 1
     if 0 in counts:
         raise ValueError(
-            f"the weights {list(weights)} leave source number {counts.index(0)} without a group in an epoch of {total} "
-            "groups: raise its weight, or leave the source out."
+            f"the weights {list(weights)} leave the source {list(sizes)[counts.index(0)]!r} without a group in an "
+            f"epoch of {total} groups: raise its weight, or leave the source out."
         )
     return counts
 

@@ -56,8 +56,7 @@ def stream_to_groups(rows: datasets.IterableDataset, *, scores_are: str | None =
         ", ".join(name for name in features if name not in roles) or "nothing",
     )
     batched: dict[str, Any] = {"batched": True, "batch_size": ROWS_AT_A_TIME}
-    checked = rows.with_format(None).select_columns(list(roles))
-    checked = checked.map(_check, with_indices=True, fn_kwargs={"roles": roles}, **batched)
+    checked = rows.with_format(None).map(_check, with_indices=True, fn_kwargs={"roles": roles}, **batched)
     groups = layout.convert(checked, roles, Draw(num_negatives=1, seed=0))  # nothing is drawn for a row by itself
     return groups.map(_typed, features=groups.features, fn_kwargs={"features": groups.features}, **batched)
 
@@ -70,23 +69,30 @@ def _first_features(rows: datasets.IterableDataset) -> datasets.Features:
     first = list(rows.with_format(None).take(ROWS_AT_A_TIME))
     if not first:
         raise ValueError("expected one row or more, found none in the stream")
-    return datasets.Dataset.from_list(first).features
+    names = dict.fromkeys(name for row in first for name in row)
+    return _read({name: [row.get(name) for row in first] for name in names}, "the first rows").features
+
+
+def _read(batch: dict[str, list[Any]], where: str) -> datasets.Dataset:
+    try:
+        return datasets.Dataset.from_dict(batch)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+        raise ValueError(f"{where}: values of unlike types in a column: {error}") from error
 
 
 def _check(batch: dict[str, list[Any]], indices: list[int], *, roles: Roles) -> dict[str, list[Any]]:
-    """The batch as it is, when each of its columns holds what its role asks for."""
-    try:
-        rows = datasets.Dataset.from_dict(batch)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
-        raise ValueError(f"rows {indices[0]} to {indices[-1]}: values of unlike types in a column: {error}") from error
+    """The columns that play a role, when each of them holds what its role asks for."""
+    where = f"rows {indices[0]} to {indices[-1]}"
+    used = {name: batch.get(name, [None] * len(indices)) for name in roles}
+    rows = _read(used, where)
     for name, role in roles.items():
         if not fits(rows.features[name], role):
             raise ValueError(
-                f"rows {indices[0]} to {indices[-1]}, column {name!r}: found {describe(rows.features[name])}, which "
+                f"{where}, column {name!r}: found {describe(rows.features[name])}, which "
                 f"cannot be the {role} that the first rows of the stream have there. Give all rows one type."
             )
     check_rows(rows, roles, first_row=indices[0])
-    return batch
+    return used
 
 
 def _typed(batch: dict[str, list[Any]], *, features: datasets.Features) -> dict[str, list[Any]]:

@@ -31,14 +31,15 @@ def epochs(sampler, number):
 
 
 def test_an_epoch_draws_as_many_groups_as_there_are_shared_out_by_weight():
-    assert draw_counts([10, 4, 1], None) == [10, 4, 1]
-    assert draw_counts([70, 20, 10], [1, 1, 2]) == [25, 25, 50]
-    assert draw_counts([5, 5], [1, 2]) == [3, 7]
+    sizes = {"a": 70, "b": 20, "c": 10}
+    assert draw_counts(sizes, None) == [70, 20, 10]
+    assert draw_counts(sizes, [1, 1, 2]) == [25, 25, 50]
+    assert draw_counts({"a": 5, "b": 5}, [1, 2]) == [3, 7]
 
 
 def test_a_weight_that_leaves_a_source_without_a_group_is_refused():
-    with pytest.raises(ValueError, match=r"weights \[1, 1000\] leave source number 0 without a group .* of 20"):
-        draw_counts([10, 10], [1, 1000])
+    with pytest.raises(ValueError, match=r"weights \[1, 1000\] leave the source 'a' without a group .* of 20 "):
+        draw_counts({"a": 10, "b": 10}, [1, 1000])
 
 
 def test_a_small_source_repeats_only_when_all_its_groups_have_come_and_with_other_passages():

@@ -30,6 +30,9 @@ LAYOUTS = {
 }
 
 
+GOOD = {"query": "q", "passages": ["p", "r"], "labels": [1.0, 0.0]}
+
+
 def generator(rows):
     """A stream that knows nothing of its features."""
     return datasets.IterableDataset.from_generator(lambda: iter(rows))
@@ -45,6 +48,21 @@ def test_a_stream_has_the_groups_of_the_data_set(rows, make):
     assert list(groups) == list(expected)
     assert groups.features == expected.features
     assert all(isinstance(label, float) for group in groups for label in group["labels"])
+
+
+def test_a_column_that_the_first_row_lacks_is_not_overlooked():
+    rows = [GOOD] + [GOOD | {"weight": 2.0}]
+
+    with pytest.raises(ValueError, match="row 0, column 'weight': expected a finite number .* found None"):
+        list(to_groups(generator(rows)))
+
+
+def test_a_column_that_later_rows_lack_is_not_overlooked_and_one_that_only_they_have_is_left_out():
+    rows = [GOOD | {"weight": 2.0}] * 100 + [GOOD]
+    with pytest.raises(ValueError, match="row 100, column 'weight': expected a finite number .* found None"):
+        list(to_groups(generator(rows)))
+
+    assert list(to_groups(generator([GOOD] * 100 + [GOOD | {"note": 1}])))[100] == GOOD
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -72,15 +90,13 @@ def test_a_log_line_says_what_the_stream_was_taken_for(caplog):
         ([{"query": "q", "passage": "p", "label": 1}], "the layout 'labelled pairs' makes a group of several rows"),
         ([{"question": "q", "answer": "p"}], "the layout 'bare pairs' makes a group of several rows"),
         ([], "expected one row or more, found none in the stream"),
+        ([{"query": "q", "docs": ["p"], "labels": 1}, {"query": 2}], "the first rows: values of unlike types"),
         ([{"query": "q", "text": 3}], r"no layout matches the columns query \(string\), text \(int64\)"),
     ],
 )
 def test_a_stream_that_cannot_be_taken_is_refused_before_it_is_read(rows, message):
     with pytest.raises(ValueError, match=message):
         to_groups(generator(rows))
-
-
-GOOD = {"query": "q", "passages": ["p", "r"], "labels": [1.0, 0.0]}
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,19 @@ def test_the_teacher_scores_the_sources_that_compare_with_it(make_args):
     assert groups["instruction"][:] == [""] * 3 + ["Find the word."] * 2
 
 
+def test_a_column_scores_is_what_its_source_says(make_args):
+    groups = word_groups(2).rename_columns({"labels": "scores", "passages": "docs"})
+    rows = {
+        "given": TrainSource(groups, objective="infonce"),
+        "said": TrainSource(groups, scores_are="labels", objective=contrastive_objective("ranknet")),
+        "taught": TrainSource(groups),
+    }
+    found = DistillRerankTrainer(small_reranker(), make_args(), train_dataset=rows).train_dataset.groups
+
+    assert [labels is None for labels in found["labels"]] == [False] * 4 + [True] * 2
+    assert [scores is None for scores in found["teacher_scores"]] == [True] * 4 + [False] * 2
+
+
 def test_evaluation_measures_the_trainers_own_objective(make_args):
     rows = {"clicks": TrainSource(word_groups(6), objective="bce"), "web": word_groups(6)}
     evaluation = word_groups(9, seed=4).add_column("source", ["clicks"] * 9)
