@@ -137,7 +137,7 @@ def test_streaming_is_refused_for_what_is_in_memory():
         load_groups(datasets.Dataset.from_list([GOOD]), streaming=True)
 
 
-def wide(name, size, num_shards=1):
+def wide(name, size, num_shards=1, prepare=lambda rows: rows):
     rows = [
         {
             "query": f"{name}{i}",
@@ -146,7 +146,7 @@ def wide(name, size, num_shards=1):
         }
         for i in range(size)
     ]
-    return to_groups(datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=num_shards))
+    return to_groups(prepare(datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=num_shards)))
 
 
 def stream(sources, weights=(1.0,), **options):
@@ -164,8 +164,13 @@ def test_a_stream_that_is_used_up_begins_again_with_other_passages():
     assert groups.epoch == 0  # workers share the epoch of what they were given, and are not in the same pass
 
 
-def test_a_shuffled_stream_has_another_order_in_each_pass_and_the_same_choices():
-    plain, shuffled = wide("a", 20), wide("a", 20).shuffle(seed=1, buffer_size=10)
+def shuffle(rows):
+    return rows.shuffle(seed=1, buffer_size=10)
+
+
+@pytest.mark.parametrize("shuffled", [shuffle(wide("a", 20)), wide("a", 20, prepare=shuffle)], ids=["groups", "rows"])
+def test_a_shuffled_stream_has_another_order_in_each_pass_and_the_same_choices(shuffled):
+    plain = wide("a", 20)
     rows = list(itertools.islice(stream({None: shuffled}), 40))
 
     assert [row["query"] for row in rows[:20]] != [row["query"] for row in rows[20:]]
