@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
     from rerank_trainer.trainers.distill import DistillRerankTrainer
+    from rerank_trainer.trainers.sources import TrainSource
     from rerank_trainer.trainers.watch import RerankWatch
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ _MODULES = {
     "RerankerVerdict": "rerank_trainer.mining.filters",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherReport": "rerank_trainer.teachers.check",
+    "TrainSource": "rerank_trainer.trainers.sources",
     "Windows": "rerank_trainer.models.windows",
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "check_teacher": "rerank_trainer.teachers.check",

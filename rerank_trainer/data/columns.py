@@ -92,6 +92,7 @@ ROLES: Mapping[str, Role] = {
     "instruction": Role("note"),
     "source": Role("note"),
     "weight": Role("number", minimum=0),
+    "passage_weights": Role("number", is_list=True, may_be_empty=True, minimum=0),
     "missed_gains": Role("number", is_list=True, may_be_empty=True, above=0),
 }
 
@@ -101,6 +102,7 @@ _SAME_LENGTH = (
     ("passages", "passage_ids"),
     ("candidate_ids", "labels"),
     ("candidate_ids", "teacher_scores"),
+    ("passages", "passage_weights"),
     ("pos", "pos_scores"),
     ("neg", "neg_scores"),
 )
@@ -119,6 +121,7 @@ GROUP_FEATURES: Mapping[str, Any] = {
     "instruction": _TEXT,
     "source": _TEXT,
     "weight": _FLOAT,
+    "passage_weights": datasets.List(_FLOAT),
 }
 
 
@@ -159,18 +162,19 @@ def describe(feature: Any) -> str:
     return "unlike types" if is_json(feature) else type(feature).__name__
 
 
-def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str]) -> None:
+def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str], *, first_row: int = 0) -> None:
     """Check every value of the columns against its role, and the lists of a row against each other.
 
     Args:
         dataset: Rows of any layout.
         roles: Column or leaf (see :mod:`rerank_trainer.data.leaves`) to role, a key of ``ROLES``.
+        first_row: The number of the first row, in a part of a larger data set.
 
     Raises:
         ValueError: At the first fault, with its row, column and value.
     """
-    row = 0
-    for table in dataset.select_columns(columns_of(roles, dataset)).with_format("arrow").iter(_BATCH_SIZE):
+    row = first_row
+    for table in dataset.select_columns(columns_of(roles, dataset.column_names)).with_format("arrow").iter(_BATCH_SIZE):
         columns = read_columns(table, roles, first_row=row)
         lengths = {name: _check_column(column, name, roles[name], row) for name, column in columns.items()}
         _check_empty_groups(lengths, roles, row)

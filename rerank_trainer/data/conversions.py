@@ -222,26 +222,26 @@ def _map(
     With a fingerprint (for functions that are too large to hash) nothing is read from the cache of earlier sessions.
     """
     kept = {name: role for name, role in roles.items() if role in GROUP_FEATURES}
-    columns = columns_of(roles, dataset)
+    columns = columns_of(roles, dataset.column_names)
 
     def make(table: Any, indices: list[int]) -> dict[str, list[Any]]:
         batch = _read(table, roles)
         groups = {role: [_converted(value, role) for value in batch[name]] for name, role in kept.items()}
         return groups | convert(batch, indices)
 
-    groups = (
-        dataset.select_columns(columns)
-        .with_format("arrow")
-        .map(
-            make,
-            batched=True,
-            with_indices=True,
-            remove_columns=columns,
-            features=group_features([*kept.values(), *made]),
-            new_fingerprint=fingerprint,
-            load_from_cache_file=None if fingerprint is None else False,
-            desc="Making groups",
-        )
+    cached: dict[str, Any] = {
+        "new_fingerprint": fingerprint,
+        "load_from_cache_file": None if fingerprint is None else False,
+        "desc": "Making groups",
+    }
+    rows = dataset.select_columns(columns).with_format("arrow")
+    groups = rows.map(
+        make,
+        batched=True,
+        with_indices=True,
+        remove_columns=columns,
+        features=group_features([*kept.values(), *made]),
+        **({} if isinstance(rows, datasets.IterableDataset) else cached),
     )
     return groups.with_format(None)
 

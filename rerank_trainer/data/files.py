@@ -71,6 +71,15 @@ def read_file(path: Path, split: str, *, corpus: Source | None) -> tuple[dataset
     return datasets.Dataset.from_list(_nemo_rows(content["data"], path)), corpus
 
 
+def stream_file(path: Path, split: str) -> datasets.IterableDataset:
+    """The rows of a file, read as they are asked for.
+
+    Raises:
+        FileNotFoundError: The file is not there.
+    """
+    return _read([path], split, streaming=True)
+
+
 def read_table(source: Source, kind: str, *, token: str | bool | None = None) -> datasets.Dataset:
     """The table of texts ``"queries"`` or ``"corpus"``, from a data set, a file or the Hub.
 
@@ -103,14 +112,14 @@ def read_table(source: Source, kind: str, *, token: str | bool | None = None) ->
     return splits[split or next(iter(splits))]
 
 
-def _read(paths: list[Path], split: str) -> datasets.Dataset:
+def _read(paths: list[Path], split: str, *, streaming: bool = False) -> Any:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is not there (a path that ends in {path.suffix} is taken for a file)")
     reader, options = _READERS[paths[0].suffix.lower()]
     names = [str(path) for path in paths]
     try:
-        return datasets.load_dataset(reader, data_files=names, split=split, **options)
+        return datasets.load_dataset(reader, data_files=names, split=split, streaming=streaming, **options)
     except DatasetGenerationError as error:
         raise ValueError(f"{', '.join(names)} could not be read as {reader}: {error.__cause__}") from error
 

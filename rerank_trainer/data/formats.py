@@ -1,8 +1,9 @@
 """Formats: reading rows from a file, the Hub or memory, and turning whatever layout they have into checked groups.
 
 A group is one query with its passages: ``query``, ``passages``, ``labels`` (0 or more) and/or ``teacher_scores``, and
-optionally ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight`` and ``missed_gains``. The layouts that
-are recognised stand in :mod:`rerank_trainer.data.layouts`, each with an example in ``docs/data_formats.md``.
+optionally ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight``, ``passage_weights`` and
+``missed_gains``. The layouts that are recognised stand in :mod:`rerank_trainer.data.layouts`, each with an example in
+``docs/data_formats.md``.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import pyarrow.compute as pc
 
 from rerank_trainer.data.columns import check_rows
 from rerank_trainer.data.conversions import Draw, Roles, names_of
-from rerank_trainer.data.files import Source, file_of, read_file, read_table
+from rerank_trainer.data.files import Source, file_of, read_file, read_table, stream_file
 from rerank_trainer.data.layouts import Layout, recognise
 from rerank_trainer.data.leaves import unused_leaves
+from rerank_trainer.data.streams import stream_to_groups
 from rerank_trainer.data.texts import tables_for, with_texts
 
 logger = logging.getLogger(__name__)
 
 
 def load_groups(
-    source: Source,
+    source: Source | datasets.IterableDataset,
     *,
     queries: Source | None = None,
     corpus: Source | None = None,
@@ -33,15 +35,16 @@ def load_groups(
     name: str | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    streaming: bool = False,
     scores_are: str | None = None,
     num_negatives: int = 15,
     seed: int = 0,
-) -> datasets.Dataset:
+) -> datasets.Dataset | datasets.IterableDataset:
     """Groups from a data set, a file or the Hub: reads the rows, then calls :func:`to_groups`.
 
     Args:
-        source: A ``datasets.Dataset``; the path of a ``.jsonl``, ``.json``, ``.parquet``, ``.csv`` or ``.tsv`` file;
-            or the id of a data set on the Hub.
+        source: A ``datasets.Dataset`` or ``IterableDataset``; the path of a ``.jsonl``, ``.json``, ``.parquet``,
+            ``.csv`` or ``.tsv`` file; or the id of a data set on the Hub.
         queries: See :func:`to_groups`.
         corpus: See :func:`to_groups`. Default: the one that a file of NeMo names inside its own folder.
         split: Which split of a data set on the Hub. The rows of a file are the split ``"train"``; parts such as
@@ -49,6 +52,7 @@ def load_groups(
         name: Which configuration of a data set on the Hub.
         revision: Which branch, tag or commit on the Hub.
         token: For a private data set on the Hub.
+        streaming: Read the rows as they are asked for; the groups are a stream, too. Whole splits only.
         scores_are: See :func:`to_groups`.
         num_negatives: See :func:`to_groups`.
         seed: See :func:`to_groups`.
@@ -72,9 +76,16 @@ def load_groups(
                     f"name, revision and token are for a data set on the Hub, but {str(path)!r} is a file, found "
                     f"name={name!r}, revision={revision!r}. Leave them out."
                 )
-            source, corpus = read_file(path, split, corpus=corpus)
+            if streaming:
+                source = stream_file(path, split)
+            else:
+                source, corpus = read_file(path, split, corpus=corpus)
         else:
-            source = datasets.load_dataset(str(source), name, split=split, revision=revision, token=token)
+            source = datasets.load_dataset(
+                str(source), name, split=split, revision=revision, token=token, streaming=streaming
+            )
+    elif streaming and not isinstance(source, datasets.IterableDataset):
+        raise ValueError(f"streaming=True is for a path or a Hub id, found a {type(source).__name__}. Leave it out.")
     return to_groups(
         source,
         queries=None if queries is None else read_table(queries, "queries", token=token),
@@ -86,21 +97,22 @@ def load_groups(
 
 
 def to_groups(
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | datasets.IterableDataset,
     *,
     queries: Source | None = None,
     corpus: Source | None = None,
     scores_are: str | None = None,
     num_negatives: int = 15,
     seed: int = 0,
-) -> datasets.Dataset:
+) -> datasets.Dataset | datasets.IterableDataset:
     """Groups from rows of any layout that :mod:`rerank_trainer.data.layouts` knows, every value of them checked.
 
     One log line says which layout was recognised and what each column was taken for. No row is dropped. Ids become text
-    and numbers float; rows that are groups already come back as they are.
+    and numbers float; rows that are groups already come back as they are. A stream becomes a stream of groups, whose
+    values are checked when they are read; its layout must make a group of each row.
 
     Args:
-        dataset: The rows.
+        dataset: The rows, or a stream of them.
         queries: Where the rows name queries by id alone: the table with their ids and texts, as a ``datasets.Dataset``,
             a path, or the id of a data set on the Hub, of which the configuration or split ``queries`` is taken.
         corpus: The same for passages, from the configuration or split ``corpus``, ``documents`` or ``passages``.
@@ -112,7 +124,8 @@ def to_groups(
 
     Returns:
         Groups, with the columns ``query``, ``passages``, ``labels`` and/or ``teacher_scores``, and those of
-        ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight``, ``missed_gains`` that the rows have.
+        ``query_id``, ``passage_ids``, ``instruction``, ``source``, ``weight``, ``passage_weights``,
+        ``missed_gains`` that the rows have.
 
     Raises:
         ValueError: No layout is recognised, more than one is, or the role of a column is open; or a value is missing,
@@ -129,6 +142,8 @@ def to_groups(
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be 1 or more, found {num_negatives}")
 
+    if isinstance(dataset, datasets.IterableDataset):
+        return stream_to_groups(dataset, scores_are=scores_are)
     layout, roles = recognise(dataset.features, scores_are)
     _log_layout(dataset, layout, roles)
     tables = tables_for(roles, queries=queries, corpus=corpus)
@@ -145,10 +160,7 @@ def _check_dataset(dataset: Any) -> None:
         meant = "train" if "train" in splits or not splits else splits[0]
         raise ValueError(f"expected one split, found the splits {splits}. Did you mean dataset[{meant!r}]?")
     if isinstance(dataset, datasets.IterableDataset):
-        raise ValueError(
-            "expected a datasets.Dataset, found a datasets.IterableDataset: streams are not supported yet. Load it "
-            "without streaming=True, or keep a part with datasets.Dataset.from_list(list(dataset.take(10_000)))."
-        )
+        return
     if not isinstance(dataset, datasets.Dataset):
         raise ValueError(
             f"expected a datasets.Dataset, found a {type(dataset).__name__}. Make one with "

@@ -82,14 +82,13 @@ def is_json(feature: Any) -> bool:
     return type(feature).__name__ == "Json"
 
 
-def columns_of(names: Iterable[str], dataset: datasets.Dataset) -> list[str]:
-    """The columns of the data set that hold these flat columns and leaves.
+def columns_of(names: Iterable[str], columns: Iterable[str]) -> list[str]:
+    """Those of the columns that hold these flat columns and leaves.
 
-    >>> rows = datasets.Dataset.from_list([{"query": "q", "hits": [{"content": "p", "label": 1}]}])
-    >>> columns_of(["query", "hits.content", "hits.label"], rows)
+    >>> columns_of(["query", "hits.content", "hits.label"], ["hits", "query", "url"])
     ['query', 'hits']
     """
-    present = set(dataset.column_names)
+    present = set(columns)
     return list(dict.fromkeys(name if name in present else name.rpartition(".")[0] for name in names))
 
 

@@ -175,7 +175,7 @@ def _known(rows: datasets.Dataset, roles: Roles, table: TextTable) -> dict[str, 
     """The row in the table of each id that the rows name; refuses ids that it lacks, with the first row of one."""
     first: dict[str, tuple[int, str]] = {}
     number = 0
-    for batch in rows.select_columns(columns_of(roles, rows)).with_format("arrow").iter(1000):
+    for batch in rows.select_columns(columns_of(roles, rows.column_names)).with_format("arrow").iter(1000):
         for name, column in read_columns(batch, roles, first_row=number).items():
             for offset, entries in enumerate(column.to_pylist()):
                 for entry in entries if isinstance(entries, list) else [entries]:

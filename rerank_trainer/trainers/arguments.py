@@ -27,6 +27,8 @@ class RerankTrainingArguments(TrainingArguments):
         passages_per_query: K, how many passages of each query train in a step; at least 2.
         negatives: Which negatives: "random", "top" (of the list), or the share taken from the top as a number, the
             others drawn: 0.5 takes half from the top.
+        batch_sources: With several training sets: "mixed" takes the groups of a batch from any of them, "one" makes
+            every batch of groups of one.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
         query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
         max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
@@ -55,6 +57,7 @@ class RerankTrainingArguments(TrainingArguments):
     label_weight: float = field(default=0.0, metadata={"help": "Distilling: weight of the labels, from 0 to 1."})
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
     negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
+    batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
@@ -94,6 +97,8 @@ class RerankTrainingArguments(TrainingArguments):
         for name in ("temperature", "teacher_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: it divides scores, so give a number above 0")
+        if self.batch_sources not in ("mixed", "one"):
+            raise ValueError(f"batch_sources={self.batch_sources!r}: expected 'mixed' or 'one'")
         if not 0 <= self.label_weight <= 1:
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"

@@ -5,9 +5,10 @@ A test compares the signatures with the installed Transformers, so that a new re
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +54,12 @@ class EpochCallback(TrainerCallback):
 class GroupHooks(Trainer):
     """The Transformers Trainer taught to train on batches of groups.
 
-    Subclasses set ``reranker`` and ``evaluator`` before and ``objective`` after the parent's ``__init__``.
+    Subclasses set ``reranker`` and ``evaluator`` before and both objectives after the parent's ``__init__``.
     """
 
     reranker: Reranker
     objective: Objective
+    eval_objective: Objective
     evaluator: BaseEvaluator | None = None
     model_wrapped: nn.Module
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
@@ -75,7 +77,7 @@ class GroupHooks(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
-        self._train_cut, self._train_cut_logged = 0, Truncation()
+        self._noted, self._train_cut = {}, Truncation()
         self._forget_evaluation()
         if self.watch is not None:
             self.watch.attach(self)
@@ -104,16 +106,15 @@ class GroupHooks(Trainer):
         scores = self._scores(model, inputs)
         totals = self._counts([inputs], scores.device) if num_items_in_batch is None else num_items_in_batch
         values = self.objective(scores, _targets(inputs)) * inputs["weights"]
-        part_weights = torch.tensor(self.objective.part_weights, device=values.device)
-        parts = values.sum(dim=1) * part_weights / torch.as_tensor(totals).clamp(min=torch.finfo(values.dtype).tiny)
+        sums = values.sum(dim=1)
+        contributions = self.objective.contributions(sums, torch.as_tensor(totals))
+        loss = contributions.sum()
         if num_items_in_batch is not None:
+            self._note(inputs, contributions=contributions, sums=sums)
             # gradients are averaged over processes, but the counts are sums over them
-            parts = parts * self.accelerator.num_processes
-            self._note_parts(parts)
-            self._train_cut = self._train_cut + inputs["truncation"].sum(dim=0)
-        loss = parts.sum()
-        if num_items_in_batch is not None and self.watch is not None:
-            self.watch.see(self._seen(inputs, scores, values, loss))
+            loss = loss * self.accelerator.num_processes
+            if self.watch is not None:
+                self.watch.see(self._seen(inputs, scores, values, loss))
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def prediction_step(
@@ -128,16 +129,16 @@ class GroupHooks(Trainer):
         Scores are -100 where no passage is, as they are where Transformers joins batches of unlike width.
         """
         inputs = self._prepare_inputs(inputs)
-        # gathered as predictions are: groups that were repeated to fill the last batch of a process count once
-        self._eval_cut = self._eval_cut + self.accelerator.gather_for_metrics(inputs["truncation"]).sum(dim=0)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.compute_loss_context_manager(), self._with_objective(self.eval_objective):
             if self.objective.needs_teacher and "teacher_scores" not in inputs:
                 loss, scores = None, self._scores(model, inputs)
             else:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
                 scores = outputs["scores"]
                 if "values" in outputs:  # a compute_loss of the user's own may leave them out
-                    self._note_eval_values(outputs["values"], inputs)
+                    counts = self.objective.counts(_targets(inputs)) * inputs["weights"]
+                    self._note_evaluation(sums=outputs["values"].T.contiguous(), totals=counts.T.contiguous())
+            self._note_evaluation(truncation=inputs["truncation"])
         if prediction_loss_only:
             return loss, None, None
         scores = scores.masked_fill(~inputs["mask"], LABEL_PADDING)
@@ -167,15 +168,14 @@ class GroupHooks(Trainer):
 
         The metrics say which share of the pairs was cut, as ``eval_truncated``, and hold the evaluator's figures.
         """
-        self._eval_sums, self._eval_cut = None, 0
+        self._eval_noted = {}
         if isinstance(self.compute_metrics, GroupMetrics):
             self.compute_metrics.reset()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if self._eval_sums is not None:
-            values, counts = self._eval_sums
-            parts = values / counts.clamp(min=torch.finfo(values.dtype).tiny)
-            output.metrics[f"{metric_key_prefix}_loss"] = float(parts @ parts.new_tensor(self.objective.part_weights))
-        cut = _as_truncation(self._eval_cut)
+        cut = Truncation(*self._eval_noted.pop("truncation", torch.zeros(0)).long().tolist())
+        if self._eval_noted:
+            loss = self.eval_objective.contributions(**self._eval_noted).sum()
+            output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
         output.metrics[f"{metric_key_prefix}_truncated"] = round(cut.share, 4)
         self._warn_of_truncation(cut, metric_key_prefix)
         if self.evaluator is not None and self._evaluator_prefix:
@@ -198,7 +198,10 @@ class GroupHooks(Trainer):
                 f"train_sampling_strategy={strategy!r}: rows are ordered by length inside each batch already; "
                 "use 'random' or 'sequential'"
             )
-        sampler = EpochSampler(len(dataset), seed=dataset.seed, shuffle=strategy == "random")
+        one_source = getattr(self.args, "batch_sources", "mixed") == "one"
+        sampler = dataset.sampler(
+            shuffle=strategy == "random", one_source_size=self._train_batch_size if one_source else None
+        )
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
         return sampler
@@ -225,15 +228,19 @@ class GroupHooks(Trainer):
         return 6 * int(inputs["student"]["lengths"].sum()) * num_parameters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Transformers; beside the loss stand those of its parts, the pairs cut and the watch's figures."""
-        if "loss" in logs and len(self.objective.names) > 1 and self._part_sums is not None:
-            sums = self.accelerator.reduce(self._part_sums, reduction="mean").tolist()
-            steps = max(1, self.state.global_step - self._parts_noted_at)
-            for name, total in zip(self.objective.names, sums, strict=True):
-                logs[f"loss_{name}"] = round(total / steps, 4)
-            self._part_sums, self._parts_noted_at = None, self.state.global_step
-        if "loss" in logs or "train_loss" in logs:
-            self._log_truncation(logs)
+        """As in Transformers; beside the loss stand those of parts and sources, the pairs cut, the watch's figures."""
+        if self._noted and ("loss" in logs or "train_loss" in logs):
+            noted, self._noted = self.accelerator.reduce(self._noted, reduction="sum"), {}
+            cut = Truncation(*noted.pop("truncation").tolist())
+            self._train_cut += cut
+            if "loss" in logs:
+                noted["contributions"] /= max(1, self.state.global_step - self._noted_at)
+                self._noted_at = self.state.global_step
+                logs.update({name: round(value, 4) for name, value in self.objective.figures(**noted).items()})
+                logs["truncated"] = round(cut.share, 4)
+            else:
+                logs["train_truncated"] = round(self._train_cut.share, 4)
+            self._warn_of_truncation(self._train_cut, "training")
         if "loss" in logs and self.watch is not None:
             logs.update(self.watch.figures(self.args.device))
         super().log(logs, start_time)
@@ -275,10 +282,12 @@ class GroupHooks(Trainer):
             logger.warning("%s: the trainer holds no groups, so only token ids of made-up texts are compared", folder)
         verify_checkpoint(folder, self.reranker, pairs)
 
-    _part_sums: Tensor | None = None
-    _parts_noted_at = 0
-    _eval_sums: Tensor | None = None  # (2, num_parts) float64: values and counts
+    _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
+    _noted_at = 0
+    _train_cut = Truncation()
+    _eval_noted: dict[str, Tensor] = {}  # what an evaluation reports, summed over batches and processes
     _evaluator_prefix: str | None = None  # None outside of evaluate(), empty when the evaluator has run
+    _warned_of: frozenset[str] = frozenset()
 
     def _forget_evaluation(self) -> None:
         """Let several processes train together after an ``evaluate()``.
@@ -295,38 +304,35 @@ class GroupHooks(Trainer):
         self.model._is_accelerate_prepared = False
         self.model_wrapped = self.model
 
-    def _note_eval_values(self, values: Tensor, inputs: dict[str, Any]) -> None:
-        """Add up values and counts over batches and processes, without the groups that fill the last batches up."""
-        counts = self.objective.counts(_targets(inputs)) * inputs["weights"]
-        # groups first: gather_for_metrics drops the repeated ones by their place
-        gathered = self.accelerator.gather_for_metrics(torch.stack([values, counts]).permute(2, 0, 1).contiguous())
-        self._eval_sums = gathered.double().sum(dim=0) + (0 if self._eval_sums is None else self._eval_sums)
-
-    # sums of a batch's `truncation`: of the training so far in this process, and of the running evaluation in all
-    _train_cut: Tensor | int = 0
-    _eval_cut: Tensor | int = 0
-    _train_cut_logged = Truncation()
-    _warned_of: frozenset[str] = frozenset()
-
-    def _log_truncation(self, logs: dict[str, float]) -> None:
-        """Add the share of pairs cut since the last log line, or in the whole training to its last line."""
-        if not isinstance(self._train_cut, Tensor):
-            return
-        total = _as_truncation(self.accelerator.reduce(self._train_cut, reduction="sum"))
-        if "loss" in logs:
-            logs["truncated"] = round((total - self._train_cut_logged).share, 4)
-            self._train_cut_logged = total
-        else:
-            logs["train_truncated"] = round(total.share, 4)
-        self._warn_of_truncation(total, "training")
+    def _note_evaluation(self, **of_groups: Tensor) -> None:
+        """Add up what is known of each group, ``(B, ...)``, over processes."""
+        # gathered as predictions are: groups that were repeated to fill the last batch of a process count once
+        for name, values in self.accelerator.gather_for_metrics(of_groups).items():
+            self._eval_noted[name] = values.double().sum(dim=0) + self._eval_noted.get(name, 0)
 
     def _warn_of_truncation(self, cut: Truncation, where: str) -> None:
         if cut.share > WARNING_SHARE and where not in self._warned_of and self.is_world_process_zero():
             logger.warning("%s: %s; raise max_length", where, cut.describe(self.reranker.max_length))
             self._warned_of = self._warned_of | {where}
 
-    def _note_parts(self, parts: Tensor) -> None:
-        self._part_sums = parts.detach() + (0 if self._part_sums is None else self._part_sums)
+    def _note(self, inputs: dict[str, Any], **of_parts: Tensor) -> None:
+        sources = torch.arange(len(getattr(self.data_collator, "sources", ())), device=inputs["weights"].device)
+        noted = {
+            **of_parts,
+            "counts": self._counts([inputs], inputs["weights"].device),
+            "groups": (inputs["source"][:, None] == sources).sum(dim=0) if len(sources) else sources,
+            "truncation": inputs["truncation"].sum(dim=0),
+        }
+        self._noted = {name: value.detach() + self._noted.get(name, 0) for name, value in noted.items()}
+
+    @contextlib.contextmanager
+    def _with_objective(self, objective: Objective) -> Iterator[None]:
+        """Evaluation knows no sources: its loss is that of the trainer's own objective."""
+        kept, self.objective = self.objective, objective
+        try:
+            yield
+        finally:
+            self.objective = kept
 
     def _seen(self, inputs: dict[str, Any], scores: Tensor, values: Tensor, loss: Tensor) -> Seen:
         targets = _targets(inputs)
@@ -346,11 +352,9 @@ class GroupHooks(Trainer):
 
 
 def _targets(inputs: dict[str, Any]) -> Targets:
-    return Targets(inputs["labels"], inputs["mask"], inputs.get("teacher_scores"))
-
-
-def _as_truncation(counts: Tensor | int) -> Truncation:
-    return Truncation(*counts.tolist()) if isinstance(counts, Tensor) else Truncation()
+    weights = inputs.get("passage_weights")
+    mask = inputs["mask"] if weights is None else inputs["mask"] & (weights > 0)
+    return Targets(inputs["labels"], mask, inputs.get("teacher_scores"), weights, inputs.get("source"))
 
 
 def some_pairs(datasets: Iterable[Any], num_pairs: int) -> list[tuple[str, str]]:

@@ -116,7 +116,6 @@ def test_the_given_data_set_is_not_changed():
         (DatasetDict({"dev": Dataset.from_list(ROWS)}), r"the splits \['dev'\]. Did you mean dataset\['dev'\]\?"),
         (DatasetDict({"test": Dataset.from_list(ROWS), "train": Dataset.from_list(ROWS)}), r"dataset\['train'\]"),
         (DatasetDict({}), r"found the splits \[\]"),
-        (Dataset.from_list(ROWS).to_iterable_dataset(), "found a datasets.IterableDataset: streams are not supported"),
         (ROWS, r"found a list. Make one with datasets.Dataset.from_list"),
         (Dataset.from_list(ROWS).select([]), r"expected one row or more, found none .* \['query', 'docs', 'labels'\]"),
     ],
@@ -215,7 +214,7 @@ def test_a_data_set_on_the_hub_is_asked_for_with_its_options(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fake)
 
     assert list(load_groups("org/rows", name="lists", split="dev", revision="v2", token="t")) == GROUPS
-    assert asked == [(("org/rows", "lists"), {"split": "dev", "revision": "v2", "token": "t"})]
+    assert asked == [(("org/rows", "lists"), {"split": "dev", "revision": "v2", "token": "t", "streaming": False})]
 
 
 def test_a_folder_of_the_hub_without_a_split_is_refused(monkeypatch):

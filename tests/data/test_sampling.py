@@ -71,6 +71,21 @@ def test_labels_and_teacher_scores_go_with_their_passages():
     assert row["teacher_scores"] == [20.0 + position for position in positions]
 
 
+def test_a_passage_of_weight_zero_is_never_chosen_and_the_others_as_if_it_were_not_there():
+    weights = [[float((i + j) % 3) for j in range(10)] for i in range(6)]
+    rows = [dict(row, passage_weights=w) for row, w in zip(GROUPS, weights, strict=True)]
+    bare = []
+    for row in rows:
+        kept = [j for j in range(10) if row["passage_weights"][j]]
+        bare.append({"query": row["query"], **{n: [row[n][j] for j in kept] for n in ("passages", "labels")}})
+    weighted, without = (TrainGroups(datasets.Dataset.from_list(r), passages_per_query=4, seed=1) for r in (rows, bare))
+
+    for index in range(6):
+        row = weighted[2, index]
+        assert row["passages"] == without[2, index]["passages"]
+        assert row["passage_weights"] == [weights[index][int(p.split()[-1])] for p in row["passages"]]
+
+
 def test_each_epoch_has_its_own_order_and_passages_and_repeats_them():
     def epoch(number):
         sampler = EpochSampler(6, seed=7)

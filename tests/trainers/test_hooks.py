@@ -136,6 +136,30 @@ def test_a_weight_of_two_counts_as_the_group_twice(make_args):
     torch.testing.assert_close(weighted, repeated)
 
 
+@pytest.mark.parametrize("distil", [False, True], ids=["infonce", "margin_mse"])
+def test_a_passage_weight_counts_as_the_passage_repeated_and_zero_as_absent(make_args, distil):
+    rows = [ragged_groups()[index] for index in (1, 2, 5)]
+    without_its_positive = [int(not label) for label in rows[2]["labels"]]
+    repeated = []
+    for row, times in zip(rows, ([1, 0, 2, 1, 3, 1], [2, 1, 1, 0, 1, 2], without_its_positive), strict=True):
+        names = [name for name in row if name != "query"]
+        repeated.append(
+            row | {name: [v for v, n in zip(row[name], times, strict=True) for _ in range(n)] for name in names}
+        )
+        row["passage_weights"] = times
+    options = {"objective": "margin_mse"} if distil else {}
+    trainer_class = DistillRerankTrainer if distil else ContrastiveRerankTrainer
+    losses = []
+    for groups in (rows, repeated):
+        groups = type(word_groups(1)).from_list(groups)
+        args = make_args(passages_per_query=16, **options)
+        trainer = trainer_class(small_reranker(spread=0.3), args, train_dataset=groups, eval_dataset=groups)
+        batch = trainer.data_collator([trainer.train_dataset[0, index] for index in range(3)])
+        losses += [trainer.compute_loss(trainer.model, batch).item(), trainer.evaluate()["eval_loss"]]
+
+    assert losses == pytest.approx([losses[0]] * 4, abs=1e-5) and losses[0] > 0.1
+
+
 def test_a_batch_that_defines_no_loss_gives_zero_and_a_zero_gradient(make_args):
     groups = word_groups(2).map(lambda row: {"labels": [0.0] * len(row["labels"])})
     trainer = ContrastiveRerankTrainer(small_reranker(), make_args(), train_dataset=groups)

@@ -23,7 +23,7 @@ RELEVANCE = (*LABEL, *SCORE, *TEACHER_SCORE)
 
 # What a query brings with it in any layout, and what else is kept where a row is already a list of passages.
 OF_QUERY = ("query_id", "instruction", "source", "weight")
-OF_LIST = ("passage_ids", "missed_gains")
+OF_LIST = ("passage_ids", "passage_weights", "missed_gains")
 
 
 @dataclass(frozen=True)
