@@ -15,6 +15,7 @@ from itertools import chain, islice
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets.fingerprint import Hasher
 
 from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, group_features
@@ -222,27 +223,23 @@ def _map(
     With a fingerprint (for functions that are too large to hash) nothing is read from the cache of earlier sessions.
     """
     kept = {name: role for name, role in roles.items() if role in GROUP_FEATURES}
-    columns = columns_of(roles, dataset.column_names)
+    columns, features = columns_of(roles, dataset.column_names), group_features([*kept.values(), *made])
 
-    def make(table: Any, indices: list[int]) -> dict[str, list[Any]]:
+    def make(table: Any, indices: list[int]) -> Any:
         batch = _read(table, roles)
         groups = {role: [_converted(value, role) for value in batch[name]] for name, role in kept.items()}
-        return groups | convert(batch, indices)
+        return pa.Table.from_pydict(groups | convert(batch, indices), schema=features.arrow_schema)
 
-    cached: dict[str, Any] = {
+    options: dict[str, Any] = {
+        "remove_columns": columns,  # a stream would remove them from the groups, too
         "new_fingerprint": fingerprint,
         "load_from_cache_file": None if fingerprint is None else False,
         "desc": "Making groups",
     }
     rows = dataset.select_columns(columns).with_format("arrow")
-    groups = rows.map(
-        make,
-        batched=True,
-        with_indices=True,
-        remove_columns=columns,
-        features=group_features([*kept.values(), *made]),
-        **({} if isinstance(rows, datasets.IterableDataset) else cached),
-    )
+    if isinstance(rows, datasets.IterableDataset):
+        options = {}
+    groups = rows.map(make, batched=True, with_indices=True, features=features, **options)
     return groups.with_format(None)
 
 

@@ -27,6 +27,15 @@ LAYOUTS = {
         {"query": f"q{i}", "pos": [f"p{i}"], "neg": ["r", "s"], "pos_scores": [3], "neg_scores": [1, i], "prompt": ""}
         for i in range(3)
     ],
+    "tevatron": [
+        {
+            "query_id": f"{i}",
+            "query": f"q{i}",
+            "positive_passages": [{"docid": "1", "title": "t", "text": f"p{i}"}],
+            "negative_passages": [{"docid": "2", "title": "", "text": "r"}, {"docid": "3", "title": "u", "text": "s"}],
+        }
+        for i in range(3)
+    ],
 }
 
 
@@ -87,8 +96,11 @@ def test_a_log_line_says_what_the_stream_was_taken_for(caplog):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"query": "q", "passage": "p", "label": 1}], "the layout 'labelled pairs' makes a group of several rows"),
-        ([{"question": "q", "answer": "p"}], "the layout 'bare pairs' makes a group of several rows"),
+        (
+            [{"query": "q", "passage": "p", "label": 1}],
+            "the layout 'labelled pairs' makes a group of more than its row",
+        ),
+        ([{"question": "q", "answer": "p"}], "the layout 'bare pairs' makes a group of more than its row"),
         ([], "expected one row or more, found none in the stream"),
         ([{"query": "q", "docs": ["p"], "labels": 1}, {"query": 2}], "the first rows: values of unlike types"),
         ([{"query": "q", "text": 3}], r"no layout matches the columns query \(string\), text \(int64\)"),
