@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
+from rerank_trainer.trainers.refusals import LABEL_NAMES
 
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
 
@@ -53,7 +54,7 @@ class RerankTrainingArguments(TrainingArguments):
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1, a share of all."})
     label_names: list[str] = field(
-        default_factory=lambda: ["labels", "missed_gains"],
+        default_factory=lambda: list(LABEL_NAMES),
         metadata={"help": "What compute_metrics gets beside scores."},
     )
     eval_metrics: list[str] = field(

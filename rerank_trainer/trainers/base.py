@@ -23,6 +23,8 @@ from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
+from rerank_trainer.trainers.refusals import refuse_unsupported
+from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ class RerankTrainer(GroupHooks):
     ) -> None:
         # a copy: the learning rate is filled in by the model's size, and the caller may train another model next
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
-        self._refuse_unsupported(args)
+        refuse_unsupported(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
@@ -76,6 +78,7 @@ class RerankTrainer(GroupHooks):
         objective = objective or self.named_objective(args)
         train_groups = None if train_dataset is None else self._train_groups(train_dataset, objective)
         self._set_learning_rates(args)
+        name_layers(args, self.reranker.model)
         bind_row_forward(self.reranker.model, self.reranker.row_scorer(args.max_tokens_per_micro_batch))
         super().__init__(
             model=self.reranker.model,
@@ -94,6 +97,7 @@ class RerankTrainer(GroupHooks):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        agree_on_forwards(self)
         self.objective = objective.to(args.device)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
@@ -145,17 +149,6 @@ class RerankTrainer(GroupHooks):
             args.head_learning_rate,
             len(self.reranker.fresh_parameters),
         )
-
-    @staticmethod
-    def _refuse_unsupported(args: RerankTrainingArguments) -> None:
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs in one process would be used through DataParallel, which cuts batches of groups "
-                "apart. Start one process a GPU: torchrun --nproc_per_node ..., or set CUDA_VISIBLE_DEVICES."
-            )
-        for name in ("fsdp", "deepspeed", "use_liger_kernel", "label_smoothing_factor", "auto_find_batch_size"):
-            if getattr(args, name):
-                raise ValueError(f"{name}={getattr(args, name)!r} is not supported with groups yet; leave it out")
 
 
 def as_reranker(

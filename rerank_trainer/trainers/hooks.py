@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
@@ -115,15 +115,41 @@ class GroupHooks(Trainer):
         if not isinstance(dataset, TrainGroups):
             return super()._get_train_sampler(train_dataset)
         strategy = self.args.train_sampling_strategy
-        if strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"train_sampling_strategy={strategy!r}: rows are ordered by length inside each batch already; "
-                "use 'random' or 'sequential'"
-            )
-        sampler = EpochSampler(len(dataset), seed=dataset.seed, shuffle=strategy == "random")
+        sampler = EpochSampler(
+            len(dataset), seed=dataset.seed, shuffle=strategy == "random", multiple_of=self._groups_at_a_time()
+        )
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
         return sampler
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Sampler[Any]] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader[Any]:
+        """The parent's, with a source of chance of its own.
+
+        A new iterator draws a number, and one that persistent workers keep does not: drawn from the source that
+        dropout uses, it would let a resumed run leave the path of the whole run.
+        """
+        loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
+        # accelerate wraps the loader that makes the iterators
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    def _prepare_input(self, data: Any) -> Any:
+        """The parent's, without DeepSpeed's cast of labels and teacher scores to the type of the weights."""
+        return data.to(self.args.device) if isinstance(data, Tensor) else super()._prepare_input(data)
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Count the tokens of all rows; there is no padding among them."""
+        if self.args.include_num_input_tokens_seen != "no":
+            tokens = inputs["student"]["lengths"].sum().to(self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(tokens).sum())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with freshly initialised parameters at their own learning rate."""
@@ -154,6 +180,13 @@ class GroupHooks(Trainer):
             super()._save(output_dir, state_dict)
         if self.args.should_save:
             write_loader_files(output_dir or self.args.output_dir, max_length=self.reranker.max_length)
+
+    def _groups_at_a_time(self) -> int:
+        """How many groups all processes take for one batch each; 1 where no batch need be whole."""
+        if self.args.world_size == 1 or self.args.dataloader_drop_last:
+            return 1
+        batches = 1 if self.args.accelerator_config.split_batches else self.args.world_size
+        return batches * self.args.train_batch_size
 
     _part_sums: Tensor | None = None
     _parts_noted_at = 0
