@@ -60,6 +60,27 @@ class GroupHooks(Trainer):
         self.reranker.fresh_parameters = ()
         return output
 
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Not supported.
+
+        Raises:
+            ValueError: Always: a search sets the model up anew through ``model_init``, and a tokenizer, a head and
+                learning rates that follow the model's size belong to ours.
+        """
+        raise ValueError(
+            "hyperparameter_search sets up a bare model for each trial, without its tokenizer and learning rates. Make "
+            "a new trainer for each setting, by the model's name, and let your search call its train and evaluate."
+        )
+
     def compute_loss(
         self,
         model: nn.Module,

@@ -85,7 +85,7 @@ REFUSALS = (
     ),
     Refusal(
         "deepspeed",
-        lambda args: args.deepspeed and args.deepspeed_plugin.zero_stage > 2,
+        lambda args: args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage > 2,
         "ZeRO stage 3 cuts the weights apart and has not been tried with groups. Take stage 1 or 2, or fsdp=True.",
         part=lambda args: {"zero_optimization": {"stage": args.deepspeed_plugin.zero_stage}},
     ),

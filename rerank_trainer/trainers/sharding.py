@@ -59,7 +59,9 @@ def agree_on_forwards(trainer: Trainer) -> None:
             "arguments, and fsdp_config for its options."
         )
     if used:
-        trainer.model.row_scorer = replace(trainer.model.row_scorer, agree=partial(_greatest, device=trainer.args.device))
+        trainer.model.row_scorer = replace(
+            trainer.model.row_scorer, agree=partial(_greatest, device=trainer.args.device)
+        )
 
 
 def _greatest(number: int, device: torch.device) -> int:

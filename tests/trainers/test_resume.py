@@ -47,17 +47,32 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """What came of the whole run; workers, which may change nothing, are left out."""
+    runs: dict[str, Any] = {}
+
+    def of(num_processes: int, options: dict[str, Any]) -> dict[str, Any]:
+        options = {name: value for name, value in options.items() if name not in PERSISTENT}
+        key = f"{num_processes} {options}"
+        if key not in runs:
+            folder = tmp_path_factory.mktemp("whole")
+            launch(train, folder, num_processes=num_processes, **options)
+            runs[key] = outcome(folder, "run")
+        return runs[key]
+
+    return of
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_a_killed_run_that_is_resumed_ends_as_the_whole_run(tmp_path, case):
+def test_a_killed_run_that_is_resumed_ends_as_the_whole_run(tmp_path, whole_run, case):
     options, step, num_processes = CASES[case]
     options = {**OPTIONS, **options}
-    launch(train, tmp_path / "whole", num_processes=num_processes, **options)
-    launch(train, tmp_path / "cut", num_processes=num_processes, killed=True, kill_at=step + 1, **options)
-    resumed = {**options, "resume_from": f"checkpoint-{step}"}
-    launch(train, tmp_path / "cut", num_processes=num_processes, **resumed)
+    launch(train, tmp_path, num_processes=num_processes, killed=True, kill_at=step + 1, **options)
+    launch(train, tmp_path, num_processes=num_processes, **options, resume_from=f"checkpoint-{step}")
 
-    whole, cut = outcome(tmp_path / "whole", "run"), outcome(tmp_path / "cut", "run")
+    whole, cut = whole_run(num_processes, options), outcome(tmp_path, "run")
     assert furthest(whole["weights"], cut["weights"]) == 0
     assert {key: whole[key] for key in ("history", "best", "callbacks")} == {
         key: cut[key] for key in ("history", "best", "callbacks")
