@@ -69,14 +69,14 @@ REFUSALS = (
     Refusal(
         "bf16_full_eval",
         lambda args: args.bf16_full_eval,
-        "it casts the weights themselves and leaves them so: what is saved afterwards would have lost digits. bf16=True "
-        "evaluates in bfloat16 too and keeps the weights.",
+        "it casts the weights themselves and leaves them so: what is saved afterwards would have lost digits. "
+        "bf16=True evaluates in bfloat16 too and keeps the weights.",
     ),
     Refusal(
         "fp16_full_eval",
         lambda args: args.fp16_full_eval,
-        "it casts the weights themselves and leaves them so: what is saved afterwards would have lost digits. fp16=True "
-        "evaluates in float16 too and keeps the weights.",
+        "it casts the weights themselves and leaves them so: what is saved afterwards would have lost digits. "
+        "fp16=True evaluates in float16 too and keeps the weights.",
     ),
     Refusal(
         "dataloader_in_order",
@@ -102,8 +102,7 @@ REFUSALS = (
     Refusal(
         "fsdp_config",
         lambda args: args.fsdp and args.fsdp_plugin_args.get("fsdp_version") != 2,
-        "FSDP 1 flattens the weights, and forwards that go round the wrapper, as micro-batches do, would find them "
-        "empty. Leave the version out: 2 is the default.",
+        "FSDP 1 has not been tried with groups. Leave the version out: 2 is the default.",
         part=lambda args: {"version": args.fsdp_plugin_args.get("fsdp_version")},
     ),
     Refusal(

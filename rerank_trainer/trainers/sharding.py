@@ -55,8 +55,8 @@ def agree_on_forwards(trainer: Trainer) -> None:
         )
     if used and not asked:
         raise ValueError(
-            "FSDP was turned on by `accelerate launch` alone (fsdp=None), where it is not checked. Set fsdp=True in the "
-            "arguments, and fsdp_config for its options."
+            "FSDP was turned on by `accelerate launch` alone (fsdp=None), where it is not checked. Set fsdp=True in "
+            "the arguments, and fsdp_config for its options."
         )
     if used:
         trainer.model.row_scorer = replace(
