@@ -147,8 +147,8 @@ REFUSALS = (
     Refusal(
         "torch_compile",
         lambda args: args.torch_compile,
-        "micro-batches have a new shape each, and every shape would be compiled anew. Leave it out, and "
-        "torch_compile_backend and torch_compile_mode, which turn it on.",
+        "micro-batches have a new shape each: PyTorch compiles for the first eight (recompile_limit) and runs the "
+        "others as they are. Leave it out, and torch_compile_backend and torch_compile_mode, which turn it on.",
     ),
     Refusal(
         "train_sampling_strategy",

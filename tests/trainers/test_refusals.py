@@ -51,7 +51,11 @@ REFUSED_BY_STAND_IN: list[tuple[str, dict[str, Any], str]] = [
         {"deepspeed": {}, "deepspeed_plugin": SimpleNamespace(zero_stage=3)},
         r"deepspeed=\{'zero_optimization': \{'stage': 3\}\} is not supported: ZeRO stage 3",
     ),
-    ("fsdp_config", {"fsdp": True, "fsdp_config": {"version": 1}}, r"fsdp_config=\{'version': 1\} .*FSDP 1 has not been tried"),
+    (
+        "fsdp_config",
+        {"fsdp": True, "fsdp_config": {"version": 1}},
+        r"fsdp_config=\{'version': 1\} .*FSDP 1 has not",
+    ),
     ("fsdp_config", {"fsdp": True, "fsdp_config": {"xla": True}}, r"fsdp_config=\{'xla': True\} .*only FSDP 2"),
     (
         "fsdp_config",

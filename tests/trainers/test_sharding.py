@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,18 +14,18 @@ import torch
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
-from rerank_trainer.trainers.sharding import layer_classes
+from rerank_trainer.trainers.sharding import agree_on_forwards, layer_classes
 from tests.tiny_models import tiny_model
 from tests.trainers.conftest import small_reranker, word_groups
 from tests.trainers.launch import launch
 from tests.trainers.runs import SGD, furthest, train, uneven_groups
 
-# three steps of 8 groups; a micro-batch takes about six short passages or one long one
+# three steps of 8 groups; a micro-batch takes a few short passages or one long one
 OPTIONS: dict[str, Any] = {
     **SGD,
     "num_groups": 24,
     "max_steps": 3,
-    "max_tokens_per_micro_batch": 100,
+    "max_tokens_per_micro_batch": 48,
     "save_strategy": "steps",
     "save_steps": 3,
     "distil": True,
@@ -114,20 +115,29 @@ def test_fsdp_that_accelerate_would_leave_out_is_refused(make_args, monkeypatch)
     # as on CPUs, where accelerate makes it DistributedDataParallel and says nothing
     args = make_args()
     trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(4))
-    from rerank_trainer.trainers.sharding import agree_on_forwards
-
     monkeypatch.setattr(trainer.args, "fsdp", True)
     with pytest.raises(ValueError, match="fsdp=True: accelerate does not shard on 'cpu'"):
         agree_on_forwards(trainer)
 
 
 def test_fsdp_of_the_launcher_alone_is_refused(make_args, monkeypatch):
-    from rerank_trainer.trainers.sharding import agree_on_forwards
-
     trainer = ContrastiveRerankTrainer(small_reranker(), make_args(), train_dataset=word_groups(4))
     monkeypatch.setattr(trainer, "is_fsdp_enabled", True)
     with pytest.raises(ValueError, match=r"turned on by `accelerate launch` alone \(fsdp=None\)"):
         agree_on_forwards(trainer)
+
+
+def test_labels_and_teacher_scores_keep_their_digits_under_deepspeed(make_args, monkeypatch):
+    # Transformers would cast every input of floating point to the type of DeepSpeed's weights
+    trainer = ContrastiveRerankTrainer(small_reranker(), make_args(), train_dataset=word_groups(4))
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    plugin = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16))
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", plugin)
+    rows = {"lengths": torch.tensor([3])}
+    batch = trainer._prepare_inputs({"teacher_scores": torch.tensor([1.001]), "student": rows})
+
+    assert batch["teacher_scores"].tolist() == torch.tensor([1.001]).tolist()
+    assert batch["student"]["lengths"].tolist() == [3]
 
 
 def test_the_groups_of_these_runs_make_unlike_numbers_of_micro_batches():
