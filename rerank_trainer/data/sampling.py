@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 # What a training row takes over from its group besides the chosen passages.
 _GROUP_COLUMNS = ("query", "weight", "instruction", "source")
 _PASSAGE_COLUMNS = ("passages", "labels", "teacher_scores", "passage_weights")
+FILLER = -1  # the index of a group that fills a batch and counts nothing
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -24,6 +25,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
         num_groups: How many groups there are.
         seed: Any integer.
         shuffle: Whether each epoch has an order of its own; otherwise the groups come as they stand.
+        multiple_of: Fill an epoch up to a multiple of this with ``(epoch, FILLER)``. Several processes need whole
+            batches, and would otherwise be given some groups twice.
 
     >>> sampler = EpochSampler(3, seed=0, shuffle=False)
     >>> sampler.set_epoch(5)
@@ -31,10 +34,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
     [(5, 0), (5, 1), (5, 2)]
     """
 
-    def __init__(self, num_groups: int, *, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, num_groups: int, *, seed: int, shuffle: bool = True, multiple_of: int = 1) -> None:
         self.num_groups = num_groups
         self.seed = seed
         self.shuffle = shuffle
+        self.num_fillers = -num_groups % multiple_of
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -42,17 +46,22 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_groups
+        return self.num_groups + self.num_fillers
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._order() + [(self.epoch, FILLER)] * self.num_fillers)
+
+    def _order(self) -> list[tuple[int, int]]:
         order = list(range(self.num_groups))
         if self.shuffle:
             random.Random(f"order-{self.seed}-{self.epoch}").shuffle(order)
-        return iter([(self.epoch, index) for index in order])
+        return [(self.epoch, index) for index in order]
 
 
 class TrainGroups(Dataset[dict[str, Any]]):
     """Groups cut to K passages, chosen anew in each epoch; ``self[epoch, index]`` is always the same choice.
+
+    ``self[epoch, FILLER]`` is one passage of the first group with a weight of 0.
 
     Args:
         groups: A data set of groups (see :mod:`rerank_trainer.data.formats`).
@@ -70,12 +79,15 @@ class TrainGroups(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def sampler(self, *, shuffle: bool, one_source_size: int | None = None) -> EpochSampler:
+    def sampler(self, *, shuffle: bool, multiple_of: int = 1, one_source_size: int | None = None) -> EpochSampler:
         """The order of an epoch; groups of one data set are of one source anyway."""
-        return EpochSampler(len(self), seed=self.seed, shuffle=shuffle)
+        return EpochSampler(len(self), seed=self.seed, shuffle=shuffle, multiple_of=multiple_of)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
+        if index == FILLER:
+            row = {name: values[:1] if name in _PASSAGE_COLUMNS else values for name, values in self[epoch, 0].items()}
+            return {**row, "weight": 0.0, "row": FILLER}
         rng = random.Random(f"passages-{self.seed}-{epoch}-{index}")
         row = cut_to_passages(self.groups[index], self.passages_per_query, top_share=self.top_share, rng=rng)
         return {**row, "row": index}

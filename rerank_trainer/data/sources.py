@@ -46,12 +46,17 @@ class SourceGroups(TrainGroups):
         for (name, size), num_draws in zip(sizes.items(), self.num_draws, strict=True):
             logger.info("source %r: %d groups; an epoch draws %d", name, size, num_draws)
 
-    def sampler(self, *, shuffle: bool, one_source_size: int | None = None) -> EpochSampler:
+    def sampler(self, *, shuffle: bool, multiple_of: int = 1, one_source_size: int | None = None) -> EpochSampler:
         """The order of an epoch: that of one data set unless there are weights, or batches of one source each."""
         if not self.has_weights and one_source_size is None:
-            return super().sampler(shuffle=shuffle)
+            return super().sampler(shuffle=shuffle, multiple_of=multiple_of)
         return SourceSampler(
-            self.sizes, self.num_draws, seed=self.seed, shuffle=shuffle, one_source_size=one_source_size
+            self.sizes,
+            self.num_draws,
+            seed=self.seed,
+            shuffle=shuffle,
+            multiple_of=multiple_of,
+            one_source_size=one_source_size,
         )
 
 
@@ -67,6 +72,7 @@ class SourceSampler(EpochSampler):
         num_draws: How many groups of each source an epoch draws.
         seed: Any integer.
         shuffle: Whether each pass has an order of its own, and the sources are mixed; otherwise they follow each other.
+        multiple_of: As in :class:`EpochSampler`.
         one_source_size: Every run of so many groups is of one source, which makes batches of this size of one source
             each; the draws are rounded up to whole ones. None mixes the sources.
 
@@ -85,19 +91,20 @@ class SourceSampler(EpochSampler):
         *,
         seed: int,
         shuffle: bool = True,
+        multiple_of: int = 1,
         one_source_size: int | None = None,
     ) -> None:
         self.sizes = sizes
         self.run_size = one_source_size or 1
         self.num_draws = [math.ceil(number / self.run_size) * self.run_size for number in num_draws]
-        super().__init__(sum(self.num_draws), seed=seed, shuffle=shuffle)
+        super().__init__(sum(self.num_draws), seed=seed, shuffle=shuffle, multiple_of=multiple_of)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def _order(self) -> list[tuple[int, int]]:
         drawn = [key for source in range(len(self.sizes)) for key in self._draws(source)]
         runs = [drawn[start : start + self.run_size] for start in range(0, len(drawn), self.run_size)]
         if self.shuffle:
             random.Random(f"order-{self.seed}-{self.epoch}").shuffle(runs)
-        return iter([key for run in runs for key in run])
+        return [key for run in runs for key in run]
 
     def _draws(self, source: int) -> Iterator[tuple[int, int]]:
         size, first = self.sizes[source], sum(self.sizes[:source])

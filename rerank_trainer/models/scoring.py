@@ -73,26 +73,41 @@ class RowScorer:
         pad_token_id: Fills short rows.
         padding_side: "right" or "left".
         max_tokens: Tokens of a micro-batch, padding included; None chooses by device.
+        agree: Turns this process's number of micro-batches into the greatest of all processes; None where processes
+            need not agree. Weights that are gathered layer by layer need it: a process with fewer forwards than the
+            others would leave them waiting. It makes up the difference with forwards of one token that count nothing.
     """
 
     head: Head
     pad_token_id: int
     padding_side: str
     max_tokens: int | None = None
+    agree: Callable[[int], int] | None = None
 
     def __call__(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
         """Scores of the rows in their order, ``(num_rows,)`` float32."""
         lengths = rows["lengths"].tolist()
-        if not lengths:
-            return rows["lengths"].new_zeros(0, dtype=torch.float32)
         budget = self.max_tokens or (MAX_TOKENS_CPU if rows["lengths"].device.type == "cpu" else MAX_TOKENS_GPU)
         plan = micro_batches(lengths, budget)
-        scores = torch.cat([self.head(forward, self._padded(rows, chosen)) for chosen in plan])
+        # before the first forward, in which the processes already wait for each other
+        num_fillers = 0 if self.agree is None else self.agree(len(plan)) - len(plan)
+        parts = [self.head(forward, self._padded(rows, chosen)) for chosen in plan]
+        # last, so that they are cut off below; through `cat` backward still visits them, with a gradient of 0
+        parts += [self.head(forward, self._filler(rows)) for _ in range(num_fillers)]
+        if not parts:
+            return rows["lengths"].new_zeros(0, dtype=torch.float32)
+        scores = torch.cat(parts)
         order = torch.tensor([index for chosen in plan for index in chosen], device=scores.device)
-        return scores[torch.argsort(order)]
+        return scores[: len(lengths)][torch.argsort(order)]
 
     def _padded(self, rows: TokenRows, chosen: list[int]) -> dict[str, Tensor]:
         return pad_rows(rows, chosen, pad_token_id=self.pad_token_id, padding_side=self.padding_side)
+
+    def _filler(self, rows: TokenRows) -> dict[str, Tensor]:
+        """One row of one token, shaped as :func:`pad_rows` shapes the others."""
+        input_ids = torch.full((1, 1), self.pad_token_id, device=rows["lengths"].device)
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        return {**inputs, "token_type_ids": torch.zeros_like(input_ids)} if "token_type_ids" in rows else inputs
 
 
 def bind_row_forward(model: nn.Module, scorer: RowScorer) -> None:

@@ -24,6 +24,8 @@ from rerank_trainer.trainers.evaluators import as_evaluator
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
 from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.refusals import refuse_unsupported
+from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
 from rerank_trainer.trainers.watch import RerankWatch
 
@@ -77,7 +79,7 @@ class RerankTrainer(GroupHooks):
     ) -> None:
         # a copy: the learning rate is filled in by the model's size, and the caller may train another model next
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
-        self._refuse_unsupported(args)
+        refuse_unsupported(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
@@ -88,6 +90,7 @@ class RerankTrainer(GroupHooks):
         own_metrics = args.eval_metrics if compute_metrics is None and eval_dataset is not None else []
         self.evaluator = as_evaluator(evaluator, eval_metrics=own_metrics)
         self._set_learning_rates(args)
+        name_layers(args, self.reranker.model)
         bind_row_forward(self.reranker.model, self.reranker.row_scorer(args.max_tokens_per_micro_batch))
         super().__init__(
             model=self.reranker.model,
@@ -101,6 +104,7 @@ class RerankTrainer(GroupHooks):
             callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
+        agree_on_forwards(self)
         self.eval_dataset = eval_groups
         self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)
 
@@ -190,23 +194,6 @@ class RerankTrainer(GroupHooks):
             args.head_learning_rate,
             len(self.reranker.fresh_parameters),
         )
-
-    @staticmethod
-    def _refuse_unsupported(args: RerankTrainingArguments) -> None:
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs in one process would be used through DataParallel, which cuts batches of groups "
-                "apart. Start one process a GPU: torchrun --nproc_per_node ..., or set CUDA_VISIBLE_DEVICES."
-            )
-        for name in ("fsdp", "deepspeed", "use_liger_kernel", "label_smoothing_factor", "auto_find_batch_size"):
-            if getattr(args, name):
-                raise ValueError(f"{name}={getattr(args, name)!r} is not supported with groups yet; leave it out")
-        if "inputs" in args.include_for_metrics:
-            raise ValueError(
-                f"include_for_metrics={args.include_for_metrics}: the inputs of a batch of groups are token rows "
-                "without padding, which Transformers cannot gather. Take the texts from the evaluation set: its groups "
-                "come in order."
-            )
 
 
 def as_reranker(

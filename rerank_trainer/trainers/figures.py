@@ -25,12 +25,13 @@ def totals(scores: Tensor, targets: Targets, defined: Tensor) -> Tensor:
     """
     mask, teacher_scores = targets.mask, targets.teacher_scores
     num_tied, num_pairs = tied_pairs(scores, mask)
+    present = mask.any(dim=-1)
     no_teacher = scores.new_zeros(2)
     return torch.stack(
         [
             _sum_and_count(score_std(scores, mask)),
             torch.stack([num_tied.sum(), num_pairs.sum()]).float(),
-            torch.stack([(~defined).sum(), torch.full_like(defined, True).sum()]).float(),
+            torch.stack([(present & ~defined).sum(), present.sum()]).float(),
             no_teacher if teacher_scores is None else _sum_and_count(kendall_tau(scores, teacher_scores, mask)),
             no_teacher if teacher_scores is None else _sum_and_count(top1(teacher_scores, targets.labels, mask)),
         ]

@@ -6,9 +6,8 @@ A test compares the signatures with the installed Transformers, so that a new re
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +23,17 @@ from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import write_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
-from rerank_trainer.models.verify import verify_checkpoint
 from rerank_trainer.objectives.objective import Objective, Targets
 from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 
 if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
-
-NUM_VERIFIED_PAIRS = 8
 
 
 class EpochCallback(TrainerCallback):
@@ -84,8 +81,29 @@ class GroupHooks(Trainer):
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         if trial is None and self.args.verify_checkpoints == "final":
-            self._verify(self._final_checkpoint())
+            verify_folder(self, final_checkpoint(self.args, self.state))
         return output
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Not supported.
+
+        Raises:
+            ValueError: Always: a search sets the model up anew through ``model_init``, and a tokenizer, a head and
+                learning rates that follow the model's size belong to ours.
+        """
+        raise ValueError(
+            "hyperparameter_search sets up a bare model for each trial, without its tokenizer and learning rates. Make "
+            "a new trainer for each setting, by the model's name, and let your search call its train and evaluate."
+        )
 
     def compute_loss(
         self,
@@ -193,18 +211,44 @@ class GroupHooks(Trainer):
         if not isinstance(dataset, TrainGroups):
             return super()._get_train_sampler(train_dataset)
         strategy = self.args.train_sampling_strategy
-        if strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"train_sampling_strategy={strategy!r}: rows are ordered by length inside each batch already; "
-                "use 'random' or 'sequential'"
-            )
         one_source = getattr(self.args, "batch_sources", "mixed") == "one"
         sampler = dataset.sampler(
-            shuffle=strategy == "random", one_source_size=self._train_batch_size if one_source else None
+            shuffle=strategy == "random",
+            multiple_of=self._groups_at_a_time(),
+            one_source_size=self._train_batch_size if one_source else None,
         )
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
         return sampler
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Sampler[Any]] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader[Any]:
+        """The parent's, with a source of chance of its own.
+
+        A new iterator draws a number, and one that persistent workers keep does not: drawn from the source that
+        dropout uses, it would let a resumed run leave the path of the whole run.
+        """
+        loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
+        # accelerate wraps the loader that makes the iterators
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    def _prepare_input(self, data: Any) -> Any:
+        """The parent's, without DeepSpeed's cast of labels and teacher scores to the type of the weights."""
+        return data.to(self.args.device) if isinstance(data, Tensor) else super()._prepare_input(data)
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Count the tokens of all rows; there is no padding among them."""
+        if self.args.include_num_input_tokens_seen != "no":
+            tokens = inputs["student"]["lengths"].sum().to(self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(tokens).sum())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with freshly initialised parameters at their own learning rate."""
@@ -246,7 +290,7 @@ class GroupHooks(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        _hide_token(self.args)
+        hide_token(self.args)
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
@@ -254,33 +298,23 @@ class GroupHooks(Trainer):
         write_loader_files(folder, max_length=self.reranker.max_length)
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if is_final or self.args.verify_checkpoints == "every_save":
-            self._verify(folder)
+            verify_folder(self, folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
         if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
-            _hide_token(self.args)
+            hide_token(self.args)
             write_loader_files(self.args.output_dir, max_length=self.reranker.max_length)
             if self.args.verify_checkpoints != "every_save":  # there it is verified already
-                self._verify(checkpoint_folder)
+                verify_folder(self, checkpoint_folder)
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def _final_checkpoint(self) -> str | None:
-        """The folder of the weights that training ends with; None if they were not saved."""
-        last = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        folder = Path(best or last)
-        return str(folder) if self.args.should_save and folder.is_dir() else None
-
-    def _verify(self, folder: str | None) -> None:
-        """Open the folder in other loaders and compare some scores, if the arguments allow it."""
-        if folder is None or self.args.verify_checkpoints == "never":
-            return
-        evaluation = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        pairs = some_pairs([self.train_dataset, *evaluation], NUM_VERIFIED_PAIRS)
-        if not pairs:
-            logger.warning("%s: the trainer holds no groups, so only token ids of made-up texts are compared", folder)
-        verify_checkpoint(folder, self.reranker, pairs)
+    def _groups_at_a_time(self) -> int:
+        """How many groups all processes take for one batch each; 1 where no batch need be whole."""
+        if self.args.world_size == 1 or self.args.dataloader_drop_last:
+            return 1
+        batches = 1 if self.args.accelerator_config.split_batches else self.args.world_size
+        return batches * self.args.train_batch_size
 
     _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
     _noted_at = 0
@@ -317,11 +351,12 @@ class GroupHooks(Trainer):
 
     def _note(self, inputs: dict[str, Any], **of_parts: Tensor) -> None:
         sources = torch.arange(len(getattr(self.data_collator, "sources", ())), device=inputs["weights"].device)
+        present = (inputs["weights"] > 0)[:, None]
         noted = {
             **of_parts,
             "counts": self._counts([inputs], inputs["weights"].device),
-            "groups": (inputs["source"][:, None] == sources).sum(dim=0) if len(sources) else sources,
-            "truncation": inputs["truncation"].sum(dim=0),
+            "groups": (present & (inputs["source"][:, None] == sources)).sum(dim=0) if len(sources) else sources,
+            "truncation": (present * inputs["truncation"]).sum(dim=0),
         }
         self._noted = {name: value.detach() + self._noted.get(name, 0) for name, value in noted.items()}
 
@@ -336,7 +371,7 @@ class GroupHooks(Trainer):
 
     def _seen(self, inputs: dict[str, Any], scores: Tensor, values: Tensor, loss: Tensor) -> Seen:
         targets = _targets(inputs)
-        defined = self.objective.counts(targets).any(dim=0) & (inputs["weights"] > 0)
+        defined = self.objective.counts(targets).any(dim=0)
         return Seen(loss.detach(), values.detach(), scores.detach(), targets, defined, inputs["row"])
 
     def _counts(self, batches: Sequence[dict[str, Any]], device: torch.device) -> Tensor:
@@ -353,33 +388,6 @@ class GroupHooks(Trainer):
 
 def _targets(inputs: dict[str, Any]) -> Targets:
     weights = inputs.get("passage_weights")
-    mask = inputs["mask"] if weights is None else inputs["mask"] & (weights > 0)
+    mask = inputs["mask"] & (inputs["weights"] > 0)[:, None]  # a group without weight is as if it were not there
+    mask = mask if weights is None else mask & (weights > 0)
     return Targets(inputs["labels"], mask, inputs.get("teacher_scores"), weights, inputs.get("source"))
-
-
-def some_pairs(datasets: Iterable[Any], num_pairs: int) -> list[tuple[str, str]]:
-    """At most ``num_pairs`` (query, passage) pairs, two of a group, from the first data set that has any."""
-    for dataset in datasets:
-        groups = getattr(dataset, "groups", dataset)
-        pairs: list[tuple[str, str]] = []
-        for group in itertools.islice(groups if groups is not None else (), num_pairs):
-            pairs += [(group["query"], passage) for passage in group["passages"][:2]]
-        if pairs:
-            return pairs[:num_pairs]
-    return []
-
-
-class _HiddenToken(str):
-    """A token that is a text everywhere but in a pickle, where it is None."""
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return type(None), ()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _HiddenToken:
-        return self
-
-
-def _hide_token(args: TrainingArguments) -> None:
-    """Keep the Hub token out of ``training_args.bin``, which Transformers pickles, also while it pushes with it."""
-    if args.hub_token is not None:
-        args.hub_token = _HiddenToken(args.hub_token)

@@ -96,11 +96,6 @@ def as_train_set(
         raise ValueError(
             f"a stream has no size from which the shares of {list(groups)} could follow: give every source a weight"
         )
-    if args.accelerator_config.dispatch_batches:
-        raise ValueError(
-            "accelerator_config dispatch_batches=True joins batches and cuts them apart again, which groups of unlike "
-            "size and token rows do not survive; leave it out"
-        )
     args.accelerator_config = dataclasses.replace(args.accelerator_config, dispatch_batches=False)
     return StreamGroups(
         {name: _as_stream(part, args.dataloader_num_workers, settings["seed"]) for name, part in groups.items()},

@@ -8,7 +8,7 @@ import datasets
 import pytest
 from torch.utils.data import DataLoader
 
-from rerank_trainer.data.sampling import EpochSampler, EvalGroups, TrainGroups, choose_passages
+from rerank_trainer.data.sampling import FILLER, EpochSampler, EvalGroups, TrainGroups, choose_passages
 
 GROUPS = datasets.Dataset.from_dict(
     {
@@ -127,3 +127,21 @@ def test_evaluation_takes_groups_whole_with_their_missed_gains():
     row = EvalGroups(GROUPS)[3]
 
     assert len(row["passages"]) == 10 and row["missed_gains"] == [1.0] and row["row"] == 3
+
+
+@pytest.mark.parametrize(("multiple_of", "num_fillers"), [(1, 0), (3, 0), (4, 2), (8, 2)])
+def test_an_epoch_is_filled_up_behind_all_groups(multiple_of, num_fillers):
+    sampler = EpochSampler(6, seed=0, multiple_of=multiple_of)
+    keys = list(sampler)
+
+    assert len(sampler) == len(keys) == 6 + num_fillers
+    assert sorted(keys[:6]) == [(0, i) for i in range(6)]
+    assert keys[6:] == [(0, FILLER)] * num_fillers
+
+
+def test_a_filler_is_one_passage_of_weight_zero_and_of_no_group():
+    groups = GROUPS.add_column("weight", [3.0] * 6)
+    filler = TrainGroups(groups, passages_per_query=4, seed=0)[1, FILLER]
+
+    assert filler["weight"] == 0.0 and filler["row"] == FILLER
+    assert [len(filler[name]) for name in ("passages", "labels", "teacher_scores")] == [1, 1, 1]

@@ -150,5 +150,5 @@ def test_more_label_names_are_taken_in_their_own_order(make_args, expected):
 
 
 def test_inputs_for_metrics_are_refused_before_the_model_is_loaded(make_args):
-    with pytest.raises(ValueError, match=r"include_for_metrics=\['inputs'\]: the inputs of a batch"):
+    with pytest.raises(ValueError, match=r"include_for_metrics=\['inputs'\] is not supported: a batch of groups"):
         ContrastiveRerankTrainer("no such model", make_args(include_for_metrics=["inputs"]))

@@ -189,7 +189,7 @@ class Teacher:
             as_stream(word_groups(4)),
             {"max_steps": 2, "accelerator_config": {"dispatch_batches": True}},
             {},
-            "dispatch_batches=True joins batches",
+            "one process would cut batches apart",
         ),
         (as_stream(word_groups(4)), {"max_steps": 2}, {"teacher": Teacher()}, "these rows are a stream"),
         (
