@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
 from transformers import Trainer
 
+from rerank_trainer.data.sampling import EvalGroups
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.verify import verify_checkpoint
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -332,10 +333,10 @@ def test_verifying_changes_nothing_of_the_training(make_args):
 
 def test_verified_pairs_come_from_the_first_data_set_that_has_groups():
     groups = word_groups(6)
-    pairs = some_pairs([None, groups], 8)
+    pairs = some_pairs([None, EvalGroups(groups)], 8)
 
     assert pairs == [(row["query"], passage) for row in list(groups)[:4] for passage in row["passages"][:2]]
-    assert some_pairs([None, groups.select([])], 8) == []
+    assert some_pairs([None, EvalGroups(groups.select([]))], 8) == []
 
 
 def test_a_trainer_without_groups_still_compares_ids_and_says_so(make_args, tmp_path, caplog):
