@@ -88,6 +88,11 @@ class RerankTrainer(GroupHooks):
         train_groups, train_objective = self._train_set(train_dataset, objective, args)
         eval_groups = self._eval_groups(eval_dataset)
         own_metrics = args.eval_metrics if compute_metrics is None and eval_dataset is not None else []
+        if evaluator is not None and args.fsdp:
+            raise ValueError(
+                f"fsdp={args.fsdp!r} with evaluator={evaluator!r}: evaluators score unlike numbers of batches in each "
+                "process, and sharded weights would wait for each other. Evaluate the saved folder afterwards."
+            )
         self.evaluator = as_evaluator(evaluator, eval_metrics=own_metrics)
         self._set_learning_rates(args)
         name_layers(args, self.reranker.model)

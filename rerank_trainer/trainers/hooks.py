@@ -263,7 +263,8 @@ class GroupHooks(Trainer):
         """The parent's norm of the gradient, which the watch looks at as well."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.watch is not None:
-            self.watch.gradient_norm = norm
+            # of sharded weights it is a sharded tensor, which collectives do not take
+            self.watch.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return norm
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -277,14 +278,14 @@ class GroupHooks(Trainer):
             noted, self._noted = self.accelerator.reduce(self._noted, reduction="sum"), {}
             cut = Truncation(*noted.pop("truncation").tolist())
             self._train_cut += cut
+            self._warn_of_truncation(self._train_cut, "training")
             if "loss" in logs:
                 noted["contributions"] /= max(1, self.state.global_step - self._noted_at)
                 self._noted_at = self.state.global_step
                 logs.update({name: round(value, 4) for name, value in self.objective.figures(**noted).items()})
                 logs["truncated"] = round(cut.share, 4)
-            else:
-                logs["train_truncated"] = round(self._train_cut.share, 4)
-            self._warn_of_truncation(self._train_cut, "training")
+        if "train_loss" in logs:
+            logs["train_truncated"] = round(self._train_cut.share, 4)
         if "loss" in logs and self.watch is not None:
             logs.update(self.watch.figures(self.args.device))
         super().log(logs, start_time)

@@ -12,6 +12,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rerank_trainer.data.streams import StreamGroups
+from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.verify import verify_checkpoint
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def verify_folder(trainer: GroupHooks, folder: str | None) -> None:
     pairs = some_pairs([trainer.train_dataset, *evaluation], NUM_VERIFIED_PAIRS)
     if not pairs:
         logger.warning("%s: the trainer holds no groups, so only token ids of made-up texts are compared", folder)
-    verify_checkpoint(folder, trainer.reranker, pairs)
+    # sharded weights score in all processes or none, and only the main one is here: its folder speaks for them
+    reranker = Reranker.from_pretrained(folder) if trainer.is_fsdp_enabled else trainer.reranker
+    verify_checkpoint(folder, reranker, pairs)
 
 
 def some_pairs(datasets: Iterable[Any], num_pairs: int) -> list[tuple[str, str]]:
