@@ -14,7 +14,6 @@ import torch
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
-from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.sharding import agree_on_forwards, layer_classes
 from tests.tiny_models import tiny_model
 from tests.trainers.conftest import small_reranker, word_groups
