@@ -40,11 +40,16 @@ def version_3(folder: Path) -> str:
     return str(folder)
 
 
-def version_4(folder: Path) -> str:
-    """sentence-transformers 4 to 5.3: plain files, and a part of config.json."""
+def version_4(folder: Path, version: str = "4.1.0") -> str:
+    """sentence-transformers 4: plain files, and a part of config.json."""
     plain_folder(folder)
-    edit_json(folder / "config.json", sentence_transformers={"activation_fn": SIGMOID, "version": "4.1.0"})
+    edit_json(folder / "config.json", sentence_transformers={"activation_fn": SIGMOID, "version": version})
     return str(folder)
+
+
+def version_5(folder: Path) -> str:
+    """sentence-transformers 5, up to 5.3: as 4; what comes after has the files of 6."""
+    return version_4(folder, "5.2.0")
 
 
 def version_6(folder: Path) -> str:
@@ -64,7 +69,7 @@ def cross_encoder_scores(folder: str, pairs=PAIRS) -> torch.Tensor:
     return cross_encoder.predict(pairs, convert_to_tensor=True)
 
 
-@pytest.mark.parametrize("write", [version_3, version_4, version_6])
+@pytest.mark.parametrize("write", [version_3, version_4, version_5, version_6])
 def test_a_folder_of_sentence_transformers_scores_with_its_logits_and_says_so(tmp_path, write, caplog):
     folder = write(tmp_path)
     with caplog.at_level(logging.INFO, logger="rerank_trainer"):
@@ -75,7 +80,7 @@ def test_a_folder_of_sentence_transformers_scores_with_its_logits_and_says_so(tm
     assert f"stores the activation {SIGMOID}, which is not applied" in caplog.text
 
 
-@pytest.mark.parametrize("write", [version_3, version_4, version_6])
+@pytest.mark.parametrize("write", [version_3, version_4, version_5, version_6])
 def test_saved_again_such_a_folder_is_one_of_raw_logits(tmp_path, write, caplog):
     reranker = Reranker.from_pretrained(write(tmp_path))
     reranker.save_pretrained(tmp_path / "again")
