@@ -4,34 +4,70 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerank_trainer.data.first_stage import BM25
     from rerank_trainer.data.formats import load_groups, to_groups
-    from rerank_trainer.data.trec import load_beir
+    from rerank_trainer.data.trec import load_beir, load_trec
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
+    from rerank_trainer.evaluation.ranking_metric.ranking_metric import RankingMetric
+    from rerank_trainer.mining.filters import (
+        AbsoluteMargin,
+        MaxScore,
+        PercentOfPositive,
+        RelativeMargin,
+        RerankerScores,
+        RerankerVerdict,
+    )
+    from rerank_trainer.mining.first_stages import Embeddings
+    from rerank_trainer.mining.miner import mine_negatives
+    from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.verify import verify_checkpoint
+    from rerank_trainer.models.windows import Windows
+    from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
     from rerank_trainer.trainers.distill import DistillRerankTrainer
+    from rerank_trainer.trainers.sources import TrainSource
+    from rerank_trainer.trainers.watch import RerankWatch
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
+    "AbsoluteMargin": "rerank_trainer.mining.filters",
+    "BM25": "rerank_trainer.data.first_stage",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
+    "Embeddings": "rerank_trainer.mining.first_stages",
+    "MaxScore": "rerank_trainer.mining.filters",
+    "MiningReport": "rerank_trainer.mining.report",
+    "PercentOfPositive": "rerank_trainer.mining.filters",
+    "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
+    "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
+    "RerankWatch": "rerank_trainer.trainers.watch",
     "Reranker": "rerank_trainer.models.reranker",
+    "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
+    "RerankerVerdict": "rerank_trainer.mining.filters",
     "Teacher": "rerank_trainer.teachers.teacher",
+    "TeacherReport": "rerank_trainer.teachers.check",
+    "TrainSource": "rerank_trainer.trainers.sources",
+    "Windows": "rerank_trainer.models.windows",
     "add_teacher_scores": "rerank_trainer.teachers.store",
+    "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
+    "load_trec": "rerank_trainer.data.trec",
+    "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
     "to_groups": "rerank_trainer.data.formats",
+    "verify_checkpoint": "rerank_trainer.models.verify",
 }
 
 __all__ = sorted(_MODULES)

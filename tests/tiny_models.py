@@ -2,67 +2,88 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
-    BertConfig,
-    ModernBertConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
 )
 
-TEXTS = [
-    "how does a kettle boil water over a fire",
-    "the old ship sailed past seven islands in the north",
-    "a library lends books, maps and records to everyone",
-    "doctors measure the pressure of blood in the arm",
-    "rain falls on the hills and fills the river by night",
-]
+from tests.tiny_tokenizers import TEXTS, TOKENIZERS, byte_tokenizer
+
+__all__ = ["KINDS", "PAIRS", "TEXTS", "byte_tokenizer", "tiny_config", "tiny_model"]
+
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+_NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+_GROUPED = {"num_key_value_heads": 1, "head_dim": 16}
+# RoBERTa and its kin count positions from their pad token's place + 1: two more than rows have tokens
+_SHIFTED = {
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "max_position_embeddings": 130,
+    "type_vocab_size": 1,
+}
 
-
-def byte_tokenizer(*, special: bool) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: with [CLS] and [SEP] around the texts as encoders have it, or bare as decoders."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    names = ["[PAD]", "[CLS]", "[SEP]"] if special else ["<|end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    if not special:
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, eos_token="<|end|>", padding_side="left", model_max_length=128
-        )
-    ids = [("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ids
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=128,
-        model_input_names=["input_ids", "attention_mask"],
-    )
+# Each kind: the model type and tokenizer that it is made of, and what its configuration says besides sizes.
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bert": ("bert", "bytes", {**_NO_DROPOUT, "max_position_embeddings": 128}),
+    "bert-wordpiece": ("bert", "bert", {**_NO_DROPOUT, "max_position_embeddings": 128}),
+    "electra": ("electra", "bert", {**_NO_DROPOUT, "embedding_size": 16, "max_position_embeddings": 128}),
+    "mpnet": ("mpnet", "mpnet", {**_NO_DROPOUT, **_SHIFTED}),
+    "roberta": ("roberta", "roberta", {**_NO_DROPOUT, **_SHIFTED}),
+    "xlm-roberta": ("xlm-roberta", "xlm-roberta", {**_NO_DROPOUT, **_SHIFTED}),
+    "deberta-v2": (
+        "deberta-v2",
+        "deberta-v2",
+        {
+            **_NO_DROPOUT,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 16,
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+            "pooler_hidden_size": 32,
+            "pooler_dropout": 0.0,
+            "max_position_embeddings": 128,
+        },
+    ),
+    "modernbert": (
+        "modernbert",
+        "bytes",
+        {
+            "pad_token_id": 0,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+            "local_attention": 16,
+            "global_attn_every_n_layers": 2,
+        },
+    ),
+    "llama": ("llama", "llama", _GROUPED),
+    "gemma": ("gemma", "gemma", _GROUPED),
+    "gemma2": ("gemma2", "gemma", {**_GROUPED, "query_pre_attn_scalar": 16, "sliding_window": 16}),
+    "gemma3": ("gemma3_text", "gemma", {**_GROUPED, "query_pre_attn_scalar": 16, "sliding_window": 16}),
+    "mistral": ("mistral", "llama", {**_GROUPED, "sliding_window": 16}),
+    "qwen2": (
+        "qwen2",
+        "qwen2",
+        {"num_key_value_heads": 1, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    ),
+    "qwen3": ("qwen3", "bare bytes", {**_GROUPED, "num_key_value_heads": 2}),
+}
+DECODERS = ["llama", "gemma", "gemma2", "gemma3", "mistral", "qwen2", "qwen3"]
 
 
 def tiny_config(kind: str, vocab_size: int) -> PretrainedConfig:
-    """The configuration of a tiny "bert", "modernbert" or "qwen3" without dropout."""
-    if kind == "bert":
-        return BertConfig(
-            vocab_size=vocab_size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=1, **_SIZES
-        )
-    if kind == "modernbert":
-        return ModernBertConfig(
-            vocab_size=vocab_size, num_labels=1, pad_token_id=0, cls_token_id=1, sep_token_id=2, **_SIZES
-        )
-    return Qwen3Config(vocab_size=vocab_size, num_key_value_heads=2, head_dim=16, num_labels=1, **_SIZES)
+    """The configuration of a tiny model of one of the ``KINDS``, without dropout."""
+    model_type, _, options = KINDS[kind]
+    return AutoConfig.for_model(model_type, vocab_size=vocab_size, num_labels=1, **{**_SIZES, **options})
 
 
 def tiny_model(
@@ -71,12 +92,12 @@ def tiny_model(
     """A tiny model and its tokenizer.
 
     Args:
-        kind: "bert", "modernbert" (encoders) or "qwen3" (a decoder with a score head).
+        kind: One of the ``KINDS``: encoders, and decoders with a score head.
         num_labels: Logits.
         seed: Of the weights.
         spread: Standard deviation of every weight matrix.
     """
-    tokenizer = byte_tokenizer(special=kind != "qwen3")
+    tokenizer = TOKENIZERS[KINDS[kind][1]]()
     config = tiny_config(kind, len(tokenizer))
     config.num_labels = num_labels
     torch.manual_seed(seed)
@@ -91,6 +112,8 @@ def tiny_model(
 
 PAIRS = [(query, passage) for query in TEXTS[:3] for passage in TEXTS] + [
     (TEXTS[0], TEXTS[1] * 6),  # a passage that does not fit
+    (TEXTS[1] * 6, TEXTS[0]),  # a query that does not fit
+    (TEXTS[1] * 6, TEXTS[0] * 6),  # neither
     (TEXTS[2], ""),
     ("water", "fire"),
 ]

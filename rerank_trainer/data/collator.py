@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
 from rerank_trainer.data.templates import PairTemplate, Row
+from rerank_trainer.data.truncation import Truncation
 
 LABEL_PADDING = -100.0  # what Transformers pads with when it joins batches of unlike width
 
@@ -63,30 +65,40 @@ class RerankCollator:
     * ``mask``: ``(B, K)`` bool, True = a passage.
     * ``weights``: ``(B,)`` float32, how much each group counts.
     * ``row``: ``(B,)``, the groups' indices in the data set.
-    * ``teacher_scores``: ``(B, K)`` float32, 0 at padding; only when the groups have them.
+    * ``teacher_scores``: ``(B, K)`` float32, 0 at padding and for groups without; only when some group has them.
+    * ``passage_weights``: ``(B, K)`` float32, how often each passage counts, 0 at padding and 1 for groups without;
+      only when some group has them.
+    * ``source``: ``(B,)``, the number of each group's source in ``sources``, -1 for another or none; only with sources.
     * ``missed_gains``: ``(B, M)`` float32, -100 at padding; only in evaluation.
+    * ``truncation``: ``(B, 5)``, each group's counts in the order of :class:`Truncation`.
     * ``student``: the :class:`TokenRows` of all pairs.
 
     Args:
         template: How a pair becomes token ids.
+        sources: The names of the data sets that the run trains on, when there are several.
     """
 
-    def __init__(self, template: PairTemplate) -> None:
+    def __init__(self, template: PairTemplate, *, sources: Sequence[str] = ()) -> None:
         self.template = template
+        self.sources: dict[Any, int] = {name: number for number, name in enumerate(sources)}
 
     def __call__(self, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
         sizes = [len(group["passages"]) for group in groups]
         encoded = self.template.encode([(group["query"], group["passages"]) for group in groups])
         batch: dict[str, Any] = {
-            "labels": _padded([group.get("labels") or [0.0] * len(group["passages"]) for group in groups]),
+            "labels": _padded([_or_each(group.get("labels"), 0.0, group) for group in groups]),
             "mask": torch.arange(max(1, *sizes)) < torch.tensor(sizes)[:, None],
             "weights": torch.tensor([_or_one(group.get("weight")) for group in groups]),
             "row": torch.tensor([group["row"] for group in groups]),
         }
-        if "teacher_scores" in groups[0]:
-            batch["teacher_scores"] = _padded([group["teacher_scores"] for group in groups], fill=0.0)
+        if self.sources:
+            batch["source"] = torch.tensor([self.sources.get(group.get("source"), -1) for group in groups])
+        for name, default in (("teacher_scores", 0.0), ("passage_weights", 1.0)):
+            if any(group.get(name) is not None for group in groups):
+                batch[name] = _padded([_or_each(group.get(name), default, group) for group in groups], fill=0.0)
         if "missed_gains" in groups[0]:
             batch["missed_gains"] = _padded([group["missed_gains"] for group in groups])
+        batch["truncation"] = torch.tensor([astuple(Truncation.of(rows)) for rows in encoded])
         cells = [(group, passage) for group, rows in enumerate(encoded) for passage in range(len(rows))]
         return {**batch, "student": lay_rows([row for rows in encoded for row in rows], cells)}
 
@@ -96,6 +108,10 @@ def _padded(rows: Sequence[Sequence[float]], fill: float = LABEL_PADDING) -> Ten
     for values, row in zip(padded, rows, strict=True):
         values[: len(row)] = torch.tensor(row, dtype=torch.float32)
     return padded
+
+
+def _or_each(values: Sequence[float] | None, default: float, group: Mapping[str, Any]) -> Sequence[float]:
+    return [default] * len(group["passages"]) if values is None else values
 
 
 def _or_one(weight: float | None) -> float:

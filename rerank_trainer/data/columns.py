@@ -16,6 +16,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rerank_trainer.data.leaves import columns_of, is_json, is_list, read_columns
+
 _BATCH_SIZE = 1000
 _NUMBERS = ("int", "uint", "float", "bool")
 
@@ -71,14 +73,26 @@ ROLES: Mapping[str, Role] = {
     "margin": Role("number"),
     "pos": Role("text", is_list=True),
     "neg": Role("text", is_list=True),
+    "pos_ids": Role("id", is_list=True),
+    "neg_ids": Role("id", is_list=True),
     "pos_scores": Role("number", is_list=True),
     "neg_scores": Role("number", is_list=True),
+    "passage_id": Role("id"),
+    "positive_id": Role("id"),
+    "negative_id": Role("id"),
+    "candidate_ids": Role("id", is_list=True),
+    # Part of the text that they stand before, so they may be missing: see leaves.TITLES.
+    "title": Role("note"),
+    "titles": Role("note", is_list=True),
+    "pos_titles": Role("note", is_list=True),
+    "neg_titles": Role("note", is_list=True),
     # Kept with any group.
     "query_id": Role("id"),
     "passage_ids": Role("id", is_list=True, may_be_empty=True),
     "instruction": Role("note"),
     "source": Role("note"),
     "weight": Role("number", minimum=0),
+    "passage_weights": Role("number", is_list=True, may_be_empty=True, minimum=0),
     "missed_gains": Role("number", is_list=True, may_be_empty=True, above=0),
 }
 
@@ -86,9 +100,14 @@ _SAME_LENGTH = (
     ("passages", "labels"),
     ("passages", "teacher_scores"),
     ("passages", "passage_ids"),
+    ("candidate_ids", "labels"),
+    ("candidate_ids", "teacher_scores"),
+    ("passages", "passage_weights"),
     ("pos", "pos_scores"),
     ("neg", "neg_scores"),
 )
+
+_OF_N_TUPLE = ("positive", "negative", "positive_id", "negative_id")
 
 _TEXT, _FLOAT = datasets.Value("string"), datasets.Value("float64")
 GROUP_FEATURES: Mapping[str, Any] = {
@@ -102,6 +121,7 @@ GROUP_FEATURES: Mapping[str, Any] = {
     "instruction": _TEXT,
     "source": _TEXT,
     "weight": _FLOAT,
+    "passage_weights": datasets.List(_FLOAT),
 }
 
 
@@ -120,7 +140,7 @@ def fits(feature: Any, role: str) -> bool:
     if _is_null(feature):
         return True
     if ROLES[role].is_list:
-        if not isinstance(feature, datasets.List | datasets.LargeList):
+        if not is_list(feature):
             return False
         feature = feature.feature
     if _is_null(feature):
@@ -135,28 +155,28 @@ def fits(feature: Any, role: str) -> bool:
 
 def describe(feature: Any) -> str:
     """The type of a column in words: ``list of string``."""
-    if isinstance(feature, datasets.List | datasets.LargeList):
+    if is_list(feature):
         return f"list of {describe(feature.feature)}"
     if isinstance(feature, datasets.Value):
         return str(feature.dtype)
-    # Json is what the readers of `datasets` make of a column whose rows are of unlike types.
-    return "unlike types" if type(feature).__name__ == "Json" else type(feature).__name__
+    return "unlike types" if is_json(feature) else type(feature).__name__
 
 
-def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str]) -> None:
+def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str], *, first_row: int = 0) -> None:
     """Check every value of the columns against its role, and the lists of a row against each other.
 
     Args:
         dataset: Rows of any layout.
-        roles: Column name to role, a key of ``ROLES``.
+        roles: Column or leaf (see :mod:`rerank_trainer.data.leaves`) to role, a key of ``ROLES``.
+        first_row: The number of the first row, in a part of a larger data set.
 
     Raises:
         ValueError: At the first fault, with its row, column and value.
     """
-    row = 0
-    for table in dataset.select_columns(list(roles)).with_format("arrow").iter(_BATCH_SIZE):
-        columns = {name: table[name].combine_chunks() for name in roles}
-        lengths = {name: _check_column(columns[name], name, role, row) for name, role in roles.items()}
+    row = first_row
+    for table in dataset.select_columns(columns_of(roles, dataset.column_names)).with_format("arrow").iter(_BATCH_SIZE):
+        columns = read_columns(table, roles, first_row=row)
+        lengths = {name: _check_column(column, name, roles[name], row) for name, column in columns.items()}
         _check_empty_groups(lengths, roles, row)
         _check_lengths(lengths, roles, row)
         row += table.num_rows
@@ -217,7 +237,7 @@ def _check_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str], first_r
                     f"row {first_row + row}: column {named[one]!r} has {wanted[row]} entries but column "
                     f"{named[other]!r} has {found[row]}. Give one for each passage, or leave the row out."
                 )
-    num_texts = sum(role in ("positive", "negative") for role in roles.values())
+    num_texts = sum(role in _OF_N_TUPLE for role in roles.values())
     for role in ("labels", "teacher_scores"):
         if num_texts and role in named:
             row = _first(pc.not_equal(lengths[named[role]], num_texts))

@@ -1,7 +1,8 @@
 """Conversions: checked rows of one layout in, groups out.
 
 A conversion takes the rows, the role of each column and how negatives are drawn. It drops no row, and it adds no check:
-the rows have passed :func:`rerank_trainer.data.columns.check_rows`.
+the rows have passed :func:`rerank_trainer.data.columns.check_rows`. Rows that name passages or queries by id become
+groups that have the ids alone; :mod:`rerank_trainer.data.texts` gives them their texts.
 """
 
 from __future__ import annotations
@@ -14,16 +15,23 @@ from itertools import chain, islice
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets.fingerprint import Hasher
 
 from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, group_features
+from rerank_trainer.data.leaves import TITLES, columns_of, read_columns
 
 logger = logging.getLogger(__name__)
 
-# Column name -> role, a key of ROLES. Only `negative` may be the role of several columns.
+# Column or leaf -> role, a key of ROLES. Only `negative` and `negative_id` may be the role of several columns.
 Roles = dict[str, str]
 
-_ONE_TO_MANY = {"passage": "passages", "label": "labels", "teacher_score": "teacher_scores"}
+_ONE_TO_MANY = {
+    "passage": "passages",
+    "passage_id": "passage_ids",
+    "label": "labels",
+    "teacher_score": "teacher_scores",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ def names_of(roles: Roles, role: str) -> list[str]:
 
 def rename(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
     """Groups of rows that are groups but for the names, and the types of numbers and ids."""
+    if not set(roles) <= set(dataset.column_names):
+        return _map(dataset, roles, lambda batch, indices: {}, [])
     groups = dataset.select_columns(list(roles)).with_format(None)
     groups = groups.rename_columns({name: role for name, role in roles.items() if name != role})
     features = group_features(roles.values())
@@ -53,36 +63,66 @@ def rename(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Data
 
 def from_n_tuples(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
     """Groups of the positive, labelled 1, and the negatives, labelled 0; a margin m is teacher scores m and 0."""
-    texts = names_of(roles, "positive") + names_of(roles, "negative")
-    margins, labelled = names_of(roles, "margin"), "labels" in roles.values()
+    by_id = "positive_id" in roles.values()
+    entries = [*names_of(roles, "positive_id"), *names_of(roles, "negative_id")]
+    entries = entries or [*names_of(roles, "positive"), *names_of(roles, "negative")]
+    made, margins = "passage_ids" if by_id else "passages", names_of(roles, "margin")
+    labelled = "labels" in roles.values()
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        groups: dict[str, list[Any]] = {"passages": list(zip(*(batch[name] for name in texts), strict=True))}
+        of_rows = zip(*(batch[name] for name in entries), strict=True)
+        groups: dict[str, list[Any]] = {made: [_converted(of_row, made) for of_row in of_rows]}
         if not labelled:
-            groups["labels"] = [[1.0] + [0.0] * (len(texts) - 1)] * len(indices)
+            groups["labels"] = [[1.0] + [0.0] * (len(entries) - 1)] * len(indices)
         if margins:
             groups["teacher_scores"] = [[float(margin), 0.0] for margin in batch[margins[0]]]
         return groups
 
-    return _map(dataset, roles, convert, ["passages", "labels", *(["teacher_scores"] if margins else [])])
+    return _map(dataset, roles, convert, [made, "labels", *(["teacher_scores"] if margins else [])])
 
 
-def from_flag_embedding(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
-    """Groups of the passages in ``pos``, labelled 1, then those in ``neg``, labelled 0."""
-    scored = "pos_scores" in roles
+def from_positives_and_negatives(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of the positives, labelled 1, then the negatives, labelled 0; texts, ids and scores joined alike."""
+    column = {role: name for name, role in roles.items()}
+    joined = {
+        made: (column[positives], column[f"neg{positives.removeprefix('pos')}"])
+        for positives, made in (("pos", "passages"), ("pos_ids", "passage_ids"), ("pos_scores", "teacher_scores"))
+        if positives in column
+    }
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        both = list(zip(batch["pos"], batch["neg"], strict=True))
-        groups: dict[str, list[Any]] = {
-            "passages": [pos + neg for pos, neg in both],
-            "labels": [[1.0] * len(pos) + [0.0] * len(neg) for pos, neg in both],
-        }
-        if scored:
-            scores = zip(batch["pos_scores"], batch["neg_scores"], strict=True)
-            groups["teacher_scores"] = [_converted(pos + neg, "teacher_scores") for pos, neg in scores]
+        both = {made: list(zip(batch[pos], batch[neg], strict=True)) for made, (pos, neg) in joined.items()}
+        groups = {made: [_converted(pos + neg, made) for pos, neg in of_rows] for made, of_rows in both.items()}
+        first = next(iter(both.values()))
+        return groups | {"labels": [[1.0] * len(pos) + [0.0] * len(neg) for pos, neg in first]}
+
+    return _map(dataset, roles, convert, [*joined, "labels"])
+
+
+def from_positive_first(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of listed passages of which the first is the positive, labelled 1, and the others have label 0."""
+    passages = names_of(roles, "passages")[0]
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        return {"labels": [[1.0] + [0.0] * (len(texts) - 1) for texts in batch[passages]]}
+
+    return _map(dataset, roles, convert, ["labels"])
+
+
+def from_candidate_ids(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of listed ids; where nothing says how relevant they are their order does, as teacher scores -1, -2, ..."""
+    ids = names_of(roles, "candidate_ids")[0]
+    ranked = not {"labels", "teacher_scores"} & set(roles.values())
+    if ranked:
+        logger.info("the order of %s becomes teacher_scores -1, -2, ...: minus the rank, which are no logits", ids)
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        groups = {"passage_ids": [_converted(of_row, "passage_ids") for of_row in batch[ids]]}
+        if ranked:
+            groups["teacher_scores"] = [[-float(rank) for rank in range(1, len(row) + 1)] for row in batch[ids]]
         return groups
 
-    return _map(dataset, roles, convert, ["passages", "labels", *(["teacher_scores"] if scored else [])])
+    return _map(dataset, roles, convert, ["passage_ids", *(["teacher_scores"] if ranked else [])])
 
 
 def from_bare_pairs(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
@@ -119,12 +159,13 @@ def from_bare_pairs(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> data
 
 def from_labelled_pairs(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
     """Groups of the rows of one query, at the place of its first row and in the order of its rows."""
-    rows = dataset.select_columns(list(roles)).with_format(None)
+    rows = dataset.select_columns(list(roles)).with_format("arrow")
+    played = {name: role for name, role in roles.items() if role not in TITLES}
 
     def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pairs = rows[list(chain.from_iterable(batch["rows"]))]
+        pairs = _read(rows[list(chain.from_iterable(batch["rows"]))], roles)
         groups = {}
-        for name, role in roles.items():
+        for name, role in played.items():
             values = iter(pairs[name])
             by_group = [list(islice(values, len(members))) for members in batch["rows"]]
             if role in _ONE_TO_MANY:
@@ -133,11 +174,11 @@ def from_labelled_pairs(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> 
                 groups[role] = [_converted(members[0], role) for members in by_group]
         return groups
 
-    return datasets.Dataset.from_dict({"rows": _members(rows, roles)}).map(
+    return datasets.Dataset.from_dict({"rows": _members(rows.with_format(None), played)}).map(
         convert,
         batched=True,
         remove_columns=["rows"],
-        features=group_features(_ONE_TO_MANY.get(role, role) for role in roles.values()),
+        features=group_features(_ONE_TO_MANY.get(role, role) for role in played.values()),
         new_fingerprint=Hasher.hash([dataset._fingerprint, "labelled pairs", roles]),
         desc="Collecting the rows of each query",
     )
@@ -146,7 +187,7 @@ def from_labelled_pairs(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> 
 def _members(rows: datasets.Dataset, roles: Roles) -> list[list[int]]:
     """The rows of each query, told apart by query_id where there is one, else by the query's text."""
     names = [name for name, role in roles.items() if role not in _ONE_TO_MANY]
-    key = names.index("query_id" if "query_id" in names else names_of(roles, "query")[0])
+    key = names.index((names_of(roles, "query_id") or names_of(roles, "query"))[0])
     members: dict[Any, list[int]] = {}
     firsts: dict[Any, tuple[Any, ...]] = {}
     row = 0
@@ -182,22 +223,28 @@ def _map(
     With a fingerprint (for functions that are too large to hash) nothing is read from the cache of earlier sessions.
     """
     kept = {name: role for name, role in roles.items() if role in GROUP_FEATURES}
+    columns, features = columns_of(roles, dataset.column_names), group_features([*kept.values(), *made])
 
-    def make(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+    def make(table: Any, indices: list[int]) -> Any:
+        batch = _read(table, roles)
         groups = {role: [_converted(value, role) for value in batch[name]] for name, role in kept.items()}
-        return groups | convert(batch, indices)
+        return pa.Table.from_pydict(groups | convert(batch, indices), schema=features.arrow_schema)
 
-    rows = dataset.select_columns(list(roles)).with_format(None)
-    return rows.map(
-        make,
-        batched=True,
-        with_indices=True,
-        remove_columns=list(roles),
-        features=group_features([*kept.values(), *made]),
-        new_fingerprint=fingerprint,
-        load_from_cache_file=None if fingerprint is None else False,
-        desc="Making groups",
-    )
+    options: dict[str, Any] = {
+        "remove_columns": columns,  # a stream would remove them from the groups, too
+        "new_fingerprint": fingerprint,
+        "load_from_cache_file": None if fingerprint is None else False,
+        "desc": "Making groups",
+    }
+    rows = dataset.select_columns(columns).with_format("arrow")
+    if isinstance(rows, datasets.IterableDataset):
+        options = {}
+    groups = rows.map(make, batched=True, with_indices=True, features=features, **options)
+    return groups.with_format(None)
+
+
+def _read(table: Any, roles: Roles) -> dict[str, list[Any]]:
+    return {name: column.to_pylist() for name, column in read_columns(table, roles).items()}
 
 
 def _converted(value: Any, role: str) -> Any:

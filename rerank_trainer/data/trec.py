@@ -1,4 +1,4 @@
-"""TREC: runs and qrels in and out, and the groups of a BEIR folder.
+"""TREC: runs and qrels in and out, and the groups that they make.
 
 A run is a first-stage result: for each query its passages with their scores, best first. Qrels are judged relevance:
 for each query its judged passages with an integer grade, where 1 or more is relevant. In a group grades become
@@ -7,7 +7,6 @@ for each query its judged passages with an integer grade, where 1 or more is rel
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -20,7 +19,9 @@ import datasets
 from datasets.fingerprint import Hasher
 
 from rerank_trainer.data.columns import group_features
+from rerank_trainer.data.files import Source
 from rerank_trainer.data.first_stage import bm25_run
+from rerank_trainer.data.texts import filled, numbered_lines, read_texts
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     {'q1': [('p2', 4.25), ('p7', 3.5)]}
     """
     found: dict[str, dict[str, tuple[float, int]]] = {}
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         columns = line.split()
         if len(columns) != 6:
             raise ValueError(
@@ -133,30 +134,29 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     return qrels
 
 
-def load_beir(
-    folder: str | os.PathLike[str],
-    split: str,
+def load_trec(
+    run: str | os.PathLike[str] | None,
+    qrels: str | os.PathLike[str],
     *,
-    run: str | os.PathLike[str] | None = None,
+    queries: Source,
+    corpus: Source,
     depth: int = 100,
-    add_positives: bool | None = None,
+    add_positives: bool = False,
     num_queries: int | None = None,
     seed: int = 0,
 ) -> datasets.Dataset:
-    """Groups of the judged queries of a BEIR folder: the candidates of a first stage with their grades as labels.
+    """Groups of the judged queries, each with its candidates from a run, texts from tables of queries and passages.
 
-    The passages of a group are those of the run, in its order; the text of a passage is its title and its text with a
-    space between. Labels are the grades as floats, 0 for passages that nobody judged and for negative grades. Groups
-    are kept in memory.
+    The labels of a group are its grades. Memory holds the run, the qrels and the texts they name.
 
     Args:
-        folder: Has ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``.
-        split: Which qrels.
-        run: A TREC run. Default: BM25 over the whole corpus, see :func:`rerank_trainer.data.first_stage.bm25_run`.
+        run: A TREC run, or None for BM25 over the whole corpus, see :func:`rerank_trainer.data.first_stage.bm25_run`.
+        qrels: The judged queries and passages, in the form of TREC or of BEIR.
+        queries: Ids and texts of queries: a path, a ``datasets.Dataset``, or the id of a data set on the Hub.
+        corpus: The same of passages; a column ``title`` stands before a column ``text``, with a space between.
         depth: How many passages of the run a group gets at most.
         add_positives: Whether relevant passages that are not among those join the group, at its end (training); or stay
             out, their grades in ``missed_gains``, so that metrics count what the first stage missed (evaluation).
-            Default: True for the split ``"train"``, False for any other.
         num_queries: Take a random sample of so many queries, or all where there are not more.
         seed: Decides the sample.
 
@@ -171,59 +171,92 @@ def load_beir(
             absent; a text that is needed is empty; or run and qrels share no query.
 
     >>> import tempfile
+    >>> corpus = datasets.Dataset.from_list([{"docid": "p1", "title": "Sum", "text": "1 + 1 = 2"}])
+    >>> queries = datasets.Dataset.from_list([{"query_id": "q1", "query": "What is the sum?"}])
+    >>> with tempfile.TemporaryDirectory() as name:
+    ...     run, qrels = Path(name) / "bm25.trec", Path(name) / "qrels.txt"
+    ...     _ = run.write_text("q1 Q0 p1 1 2.5 bm25"), qrels.write_text("q1 0 p1 2")
+    ...     load_trec(run, qrels, queries=queries, corpus=corpus)[0]
+    {'query': 'What is the sum?', 'query_id': 'q1', 'passages': ['Sum 1 + 1 = 2'], 'passage_ids': ['p1'],
+     'labels': [2.0], 'missed_gains': []}
+    """
+    for name, count in (("depth", depth), ("num_queries", num_queries)):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be 1 or more, found {count}")
+    judged = _sampled(read_qrels(qrels), num_queries, seed, qrels)
+    texts = read_texts(queries, "queries", judged)
+    _check_known(judged, texts, "query", qrels, 0, _in_words(queries, "queries"))
+    where = _in_words(corpus, "corpus")
+    if run is None:
+        passages = read_texts(corpus, "corpus", None)
+        candidates = bm25_run(passages, {query_id: texts[query_id] for query_id in judged}, depth=depth)
+    else:
+        candidates = _read_candidates(run, judged, depth, qrels)
+        passages = read_texts(corpus, "corpus", _passage_ids(candidates) | _passage_ids(judged))
+        _check_known(_passage_ids(candidates), passages, "passage", run, 2, where)
+    _check_known(_passage_ids(judged), passages, "passage", qrels, -2, where)
+
+    rows = [_row(query_id, judged[query_id], candidates.get(query_id, []), add_positives) for query_id in judged]
+    kept = [row for row in rows if row["passage_ids"] or row["missed_gains"]]
+    groups = f"top {depth} of {'BM25' if run is None else f'the run {run}'} for {qrels}"
+    _log(groups, kept, judged, candidates, add_positives=add_positives)
+    if not kept:
+        raise ValueError(f"{qrels}: expected a query with candidates or with a relevant passage, found none")
+    _check_texts(kept, texts, passages, _in_words(queries, "queries"), where)
+    return _with_texts(kept, texts, passages, (queries, corpus))
+
+
+def load_beir(
+    folder: str | os.PathLike[str],
+    split: str,
+    *,
+    run: str | os.PathLike[str] | None = None,
+    depth: int = 100,
+    add_positives: bool | None = None,
+    num_queries: int | None = None,
+    seed: int = 0,
+) -> datasets.Dataset:
+    """Groups of the judged queries of a BEIR folder: what :func:`load_trec` makes of its files.
+
+    Args:
+        folder: Has ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``.
+        split: Which qrels.
+        run, depth, num_queries, seed: See :func:`load_trec`.
+        add_positives: The same. Default: True for the split ``"train"``, False for any other.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: As in :func:`load_trec`.
+
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = Path(name)
     ...     (folder / "qrels").mkdir()
     ...     _ = (folder / "corpus.jsonl").write_text('{"_id": "p1", "title": "Sum", "text": "1 + 1 = 2"}')
     ...     _ = (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "What is the sum?"}')
     ...     _ = (folder / "qrels" / "test.tsv").write_text("q1 0 p1 2")
-    ...     load_beir(folder, "test")[0]
-    {'query': 'What is the sum?', 'query_id': 'q1', 'passages': ['Sum 1 + 1 = 2'], 'passage_ids': ['p1'],
-     'labels': [2.0], 'missed_gains': []}
+    ...     load_beir(folder, "test")["passages"][0]
+    ['Sum 1 + 1 = 2']
     """
-    paths = _beir_paths(Path(folder), split, run)
-    for name, count in (("depth", depth), ("num_queries", num_queries)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be 1 or more, found {count}")
-    add_positives = split == "train" if add_positives is None else add_positives
-
-    qrels = _sampled(read_qrels(paths["qrels"]), num_queries, seed, paths["qrels"])
-    queries = _read_texts(paths["queries"], qrels)
-    _check_known(qrels, queries, "query", paths["qrels"], 0, paths["queries"])
-    if run is None:
-        passages = _read_texts(paths["corpus"], None)
-        candidates = bm25_run(passages, {query_id: queries[query_id] for query_id in qrels}, depth=depth)
-    else:
-        candidates = _read_candidates(paths["run"], qrels, depth, paths["qrels"])
-        passages = _read_texts(paths["corpus"], _passage_ids(candidates) | _passage_ids(qrels))
-        _check_known(_passage_ids(candidates), passages, "passage", paths["run"], 2, paths["corpus"])
-    _check_known(_passage_ids(qrels), passages, "passage", paths["qrels"], -2, paths["corpus"])
-
-    rows = [_row(query_id, qrels[query_id], candidates.get(query_id, []), add_positives) for query_id in qrels]
-    kept = [row for row in rows if row["passage_ids"] or row["missed_gains"]]
-    first_stage = "BM25" if run is None else f"the run {paths['run']}"
-    groups = f"top {depth} of {first_stage} for {paths['qrels']}"
-    _log(groups, kept, qrels, candidates, add_positives=add_positives)
-    if not kept:
-        raise ValueError(f"{paths['qrels']}: expected a query with candidates or with a relevant passage, found none")
-    return _with_texts(kept, queries, passages, paths)
-
-
-def _beir_paths(folder: Path, split: str, run: str | os.PathLike[str] | None) -> dict[str, Path]:
-    paths = {
-        "corpus": folder / "corpus.jsonl",
-        "queries": folder / "queries.jsonl",
-        "qrels": folder / "qrels" / f"{split}.tsv",
-        **({} if run is None else {"run": Path(run)}),
-    }
-    missing = [str(path) for path in paths.values() if not path.is_file()]
+    folder = Path(folder)
+    queries, corpus, qrels = folder / "queries.jsonl", folder / "corpus.jsonl", folder / "qrels" / f"{split}.tsv"
+    missing = [str(path) for path in (corpus, queries, qrels, run) if path is not None and not Path(path).is_file()]
     if missing:
         splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
         raise FileNotFoundError(f"these files are not there: {', '.join(missing)}. The folder has qrels for {splits}.")
-    return paths
+    return load_trec(
+        run,
+        qrels,
+        queries=queries,
+        corpus=corpus,
+        depth=depth,
+        add_positives=split == "train" if add_positives is None else add_positives,
+        num_queries=num_queries,
+        seed=seed,
+    )
 
 
-def _sampled(qrels: Qrels, num_queries: int | None, seed: int, path: Path) -> Qrels:
+def _sampled(qrels: Qrels, num_queries: int | None, seed: int, path: str | os.PathLike[str]) -> Qrels:
     if not qrels:
         raise ValueError(f"{path}: expected judged queries, found none")
     if num_queries is None or num_queries >= len(qrels):
@@ -232,7 +265,7 @@ def _sampled(qrels: Qrels, num_queries: int | None, seed: int, path: Path) -> Qr
     return {query_id: grades for query_id, grades in qrels.items() if query_id in chosen}
 
 
-def _read_candidates(path: Path, qrels: Qrels, depth: int, qrels_path: Path) -> Run:
+def _read_candidates(path: str | os.PathLike[str], qrels: Qrels, depth: int, qrels_path: str | os.PathLike[str]) -> Run:
     run = read_run(path)
     candidates = {query_id: passages[:depth] for query_id, passages in run.items() if query_id in qrels}
     if not candidates:
@@ -259,40 +292,41 @@ def _row(
     }
 
 
-def _with_texts(
-    rows: list[dict[str, Any]], queries: Mapping[str, str], passages: Mapping[str, str], paths: Mapping[str, Path]
-) -> datasets.Dataset:
+def _check_texts(
+    rows: list[dict[str, Any]], queries: Mapping[str, str], passages: Mapping[str, str], of_queries: str, of_corpus: str
+) -> None:
     for row in rows:
         if not queries[row["query_id"]]:
             raise ValueError(
-                f"{paths['queries']}: query {row['query_id']!r} has no text. Fill it in or remove it from the qrels."
+                f"{of_queries}: query {row['query_id']!r} has no text. Fill it in or remove it from the qrels."
             )
         for passage_id in row["passage_ids"]:
             if not passages[passage_id]:
                 raise ValueError(
-                    f"{paths['corpus']}: passage {passage_id!r}, a candidate of query {row['query_id']!r}, has neither "
+                    f"{of_corpus}: passage {passage_id!r}, a candidate of query {row['query_id']!r}, has neither "
                     "title nor text. Fill it in, or remove it from the corpus, the run and the qrels."
                 )
+
+
+def _with_texts(
+    rows: list[dict[str, Any]], queries: Mapping[str, str], passages: Mapping[str, str], sources: Iterable[Source]
+) -> datasets.Dataset:
     features = group_features(_COLUMNS)
     of_ids = datasets.Features({name: features[name] for name in rows[0]})
     groups = datasets.Dataset.from_list(rows, features=of_ids)
-    corpus = paths["corpus"].stat()
+    texts_of = {
+        "queries": lambda ids: [queries[query_id] for query_id in ids],
+        "corpus": lambda ids: [passages[passage_id] for passage_id in ids],
+    }
+    return filled(groups, texts_of, Hasher.hash([groups._fingerprint, *(_state(source) for source in sources)]))
 
-    def fill(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {
-            "query": [queries[query_id] for query_id in batch["query_id"]],
-            "passages": [[passages[passage_id] for passage_id in passage_ids] for passage_ids in batch["passage_ids"]],
-        }
 
-    # The texts are too large to hash, which `map` would do without a fingerprint.
-    return groups.map(
-        fill,
-        batched=True,
-        batch_size=100,
-        features=features,
-        new_fingerprint=Hasher.hash([groups._fingerprint, str(paths["corpus"]), corpus.st_size, corpus.st_mtime_ns]),
-        desc="Making groups",
-    ).select_columns(list(features))
+def _state(source: Source) -> Any:
+    """What changes when the source does, for sources whose texts are too large to hash."""
+    if isinstance(source, datasets.Dataset):
+        return source._fingerprint
+    path = Path(source)
+    return [str(path), *((path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ())]
 
 
 def _log(groups: str, rows: list[dict[str, Any]], qrels: Qrels, candidates: Run, *, add_positives: bool) -> None:
@@ -315,17 +349,23 @@ def _log(groups: str, rows: list[dict[str, Any]], qrels: Qrels, candidates: Run,
     )
 
 
+def _in_words(source: Source, kind: str) -> str:
+    return f"the data set {kind}=" if isinstance(source, datasets.Dataset) else str(source)
+
+
 def _passage_ids(of_queries: Mapping[str, Any]) -> set[str]:
     """The passages that qrels or a run name."""
     entries = (entry for of_query in of_queries.values() for entry in of_query)
     return {entry if isinstance(entry, str) else entry[0] for entry in entries}
 
 
-def _check_known(ids: Iterable[str], known: Container[str], what: str, path: Path, column: int, source: Path) -> None:
+def _check_known(
+    ids: Iterable[str], known: Container[str], what: str, path: str | os.PathLike[str], column: int, source: str
+) -> None:
     """Raise for ids that are absent, with the first line of ``path`` that names one in that column."""
     absent = {name for name in ids if name not in known}
     if absent:
-        named = ((number, _split(line)[column]) for number, line in _lines(path))
+        named = ((number, _split(line)[column]) for number, line in numbered_lines(path))
         number, name = next((number, name) for number, name in named if name in absent)
         raise ValueError(
             f"{path}:{number}: {what} {name!r} is not in {source} ({len(absent)} such in all). "
@@ -333,29 +373,9 @@ def _check_known(ids: Iterable[str], known: Container[str], what: str, path: Pat
         )
 
 
-def _read_texts(path: Path, wanted: Container[str] | None) -> dict[str, str]:
-    """Id to text, with the title before it where there is one, of the rows that are wanted (None: all)."""
-    texts: dict[str, str] = {}
-    for number, line in _lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number}: expected one JSON object, found {line[:80]!r}: {error}") from error
-        name, title, text = (row.get(key) for key in ("_id", "title", "text")) if isinstance(row, dict) else [None] * 3
-        if not isinstance(name, str | int) or not isinstance(title, str | None) or not isinstance(text, str):
-            raise ValueError(
-                f"{path}:{number}: expected a JSON object with _id and text, and optionally title, found {line[:80]!r}"
-            )
-        if wanted is None or str(name) in wanted:
-            if str(name) in texts:
-                raise ValueError(f"{path}:{number}: found _id {name!r} for the second time. Keep one of the two lines.")
-            texts[str(name)] = f"{title or ''} {text}".strip()
-    return texts
-
-
 def _qrels_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, int]]:
     is_beir = False
-    for index, (number, line) in enumerate(_lines(path)):
+    for index, (number, line) in enumerate(numbered_lines(path)):
         columns = _split(line)
         if index == 0 and columns == _BEIR_HEADER:
             is_beir = True
@@ -367,13 +387,6 @@ def _qrels_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, 
                 "Files with three columns start with the header query-id, corpus-id, score, split by tabs."
             )
         yield number, columns[0], columns[-2], _integer(columns[-1], "grade", path, number)
-
-
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line.rstrip("\r\n")
 
 
 def _split(line: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 All are called alike, and what is said here holds for each of them (``tests/losses/test_properties.py`` checks it)::
 
-    values = loss_fn(scores, labels, mask=mask, temperature=1.0)   # (batch_size,)
+    values = loss_fn(scores, labels, mask=mask, temperature=1.0, weights=None)   # (batch_size,)
     counted = loss_fn.counts(labels, mask)                         # (batch_size,) bool
 
 * **Shapes.** ``scores``, ``labels`` and ``mask`` are ``(batch_size, group_size)``: a row is a group, the passages of
@@ -11,6 +11,12 @@ All are called alike, and what is said here holds for each of them (``tests/loss
   for distillation the teacher's scores go in their place, and may be negative.
 * **Mask.** True = real. A masked passage counts as absent: whatever its cells hold, -100 and NaN included, reaches
   neither the value nor the gradient. The order of the passages does not matter.
+* **Weights**, ``(batch_size, group_size)``: a passage of the weight w counts as if it stood w times in its group, so 1
+  is a passage as it is, and 0 a passage that is absent. For softmax losses that is log w added to its score in the
+  denominator and its own term w times; for pairwise losses w_i * w_j for each pair, and w * (w - 1) pairs with its own
+  copies where the loss counts equal passages; for pointwise losses the weighted mean. A fraction goes the same way,
+  but below 1 there are no copies to pair with. Which groups count is asked without weights, except that 0 is absent:
+  a lone passage of weight 2 is one passage, although two copies would make a pair (which has nothing to learn).
 * **Temperature** divides the scores and does nothing else.
 * **Which groups count.** A loss is defined on some groups only: a contrastive loss has nothing to say about a group
   without a positive. ``counts`` tells them from labels and mask alone. All others get exactly 0, in the value and in

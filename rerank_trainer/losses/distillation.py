@@ -15,7 +15,7 @@ from rerank_trainer.losses.reduction import (
 
 @defined_where(has_two_passages)
 def kl(
-    scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0, teacher_temperature: float = 1.0
+    scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float = 1.0, teacher_temperature: float = 1.0
 ) -> Tensor:
     r"""Kullback-Leibler divergence of the student's softmax from the teacher's, in nats.
 
@@ -33,6 +33,7 @@ def kl(
         scores: Student logits, ``(batch_size, group_size)``.
         labels: Teacher scores, raw logits on any scale, same shape. A constant added to a group's changes nothing.
         mask: True where a passage is real, same shape.
+        weights: How often each passage counts, 0 or more, same shape; None counts each once.
         temperature: Divides the student's scores.
         teacher_temperature: Divides the teacher's scores; higher spreads the target over more passages.
 
@@ -48,6 +49,6 @@ def kl(
     tensor([0.1308])
     """
     check_temperature(teacher_temperature=teacher_temperature)
-    teacher_log_probs = masked_log_softmax(labels / teacher_temperature, mask)
-    log_probs = masked_log_softmax(scores / temperature, mask)
-    return weighted_mean(teacher_log_probs - log_probs, teacher_log_probs.exp())
+    teacher_log_probs = masked_log_softmax(labels / teacher_temperature, weights)
+    log_probs = masked_log_softmax(scores / temperature, weights)
+    return weighted_mean(teacher_log_probs - log_probs, weights * teacher_log_probs.exp())

@@ -13,7 +13,7 @@ def has_positive_to_prefer(labels: Tensor, mask: Tensor) -> Tensor:
 
 
 @defined_where(has_positive_to_prefer)
-def infonce(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def infonce(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Cross-entropy between the labels' shares and the softmax of the scores, in nats.
 
     .. math:: \ell(s, y) = -\sum_i \frac{y_i}{\sum_j y_j} \log \operatorname{softmax}(s / \tau)_i
@@ -29,6 +29,7 @@ def infonce(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float 
         scores: Model logits, ``(batch_size, group_size)``.
         labels: Relevance, 0 or more, graded or not, same shape. Only the proportions within a group matter.
         mask: True where a passage is real, same shape.
+        weights: How often each passage counts, 0 or more, same shape; None counts each once.
         temperature: Divides the scores.
 
     Returns:
@@ -42,4 +43,4 @@ def infonce(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float 
     >>> infonce(scores, labels, mask=torch.tensor([[True, True, False]]))  # log(1 + exp(1 - 2))
     tensor([0.3133])
     """
-    return weighted_mean(-masked_log_softmax(scores / temperature, mask), labels)
+    return weighted_mean(-masked_log_softmax(scores / temperature, weights), weights * labels)

@@ -20,7 +20,7 @@ from rerank_trainer.losses.reduction import (
 
 
 @defined_where(has_unequal_labels)
-def ranknet(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def ranknet(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Mean logistic loss of the ordered pairs, in nats.
 
     .. math:: \ell(s, t) = \frac{1}{|P|} \sum_{(i, j) \in P} \log (1 + e^{-(s_i - s_j) / \tau}),
@@ -35,6 +35,7 @@ def ranknet(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float 
         scores: Model logits, ``(batch_size, group_size)``.
         labels: Labels or teacher scores on any scale, higher is more relevant, same shape.
         mask: True where a passage is real, same shape.
+        weights: How often each passage counts, 0 or more, same shape; None counts each once.
         temperature: Divides the scores.
 
     Returns:
@@ -48,12 +49,12 @@ def ranknet(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float 
     >>> ranknet(scores, labels, mask=torch.tensor([[True, True, True]]))  # log(1 + exp(2))
     tensor([2.1269])
     """
-    ordered = (labels.unsqueeze(-1) > labels.unsqueeze(-2)) & pairs_of_passages(mask, mask)
+    ordered = (labels.unsqueeze(-1) > labels.unsqueeze(-2)) * pairs_of_passages(weights, weights)
     return weighted_mean(-functional.logsigmoid(pairwise_differences(scores / temperature)), ordered)
 
 
 @defined_where(has_two_passages)
-def margin_mse(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def margin_mse(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Mean squared difference between the margins of scores and of targets, both behind the best target.
 
     .. math:: \ell(s, t) = \frac{1}{|P|} \sum_{(b, j) \in P} \big( (s_b - s_j) / \tau - (t_b - t_j) \big)^2,
@@ -64,13 +65,15 @@ def margin_mse(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: flo
     positive. Where the two are one, the value is the mean of their loss over the group's negatives, one triplet (query,
     positive, negative) each; where the teacher prefers a negative, margins are taken from that one. Passages tied
     for the highest target each stand for the positive in turn, also against each other, with a margin of 0 to learn:
-    so the order of the passages never matters. A constant added to a group's scores or targets changes nothing.
+    so the order of the passages never matters; a best passage of the weight w meets its own copies in w - 1 of such
+    pairs, none if w is below 1. A constant added to a group's scores or targets changes nothing.
     ``MarginMSELoss`` in sentence-transformers. Squares above 1e38 are infinite in float32; the gradient stays finite.
 
     Args:
         scores: Model logits, ``(batch_size, group_size)``.
         labels: Teacher scores, on the scale that score differences shall have, same shape.
         mask: True where a passage is real, same shape.
+        weights: How often each passage counts, 0 or more, same shape; None counts each once.
         temperature: Divides the scores, not the targets.
 
     Returns:
@@ -85,7 +88,7 @@ def margin_mse(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: flo
     >>> margin_mse(scores, teacher_scores, mask=torch.tensor([[True, True, True]]))  # ((-1 - 2)^2 + (1 - 4)^2) / 2
     tensor([9.])
     """
-    best = mask & (labels == masked_max(labels, mask).unsqueeze(-1))
+    best = weights * (labels == masked_max(labels, weights > 0).unsqueeze(-1))
     # (s_b - s_j) - (t_b - t_j) is a difference of differences: (s_b - t_b) - (s_j - t_j).
     margins = pairwise_differences(scores / temperature - labels)
-    return weighted_mean(margins.square(), pairs_of_passages(best, mask))
+    return weighted_mean(margins.square(), pairs_of_passages(best, weights))

@@ -9,7 +9,7 @@ from rerank_trainer.losses.reduction import defined_where, has_passage, weighted
 
 
 @defined_where(has_passage, max_label=1.0)
-def bce(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def bce(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Mean binary cross-entropy of the passages, in nats.
 
     .. math:: \ell(s, y) = -\frac{1}{n} \sum_i y_i \log \sigma(s_i / \tau) + (1 - y_i) \log (1 - \sigma(s_i / \tau))
@@ -22,6 +22,7 @@ def bce(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.
         scores: Model logits, ``(batch_size, group_size)``.
         labels: Probabilities of relevance in [0, 1], same shape; divide graded labels by the highest grade.
         mask: True where a passage is real, same shape.
+        weights: How often each passage counts, 0 or more, same shape; None counts each once.
         temperature: Divides the scores.
 
     Returns:
@@ -36,11 +37,11 @@ def bce(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.
     tensor([0.4100])
     """
     losses = functional.binary_cross_entropy_with_logits(scores / temperature, labels, reduction="none")
-    return weighted_mean(losses, mask)
+    return weighted_mean(losses, weights)
 
 
 @defined_where(has_passage)
-def mse(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def mse(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Mean squared difference between the passages' scores and their targets, in squared units of the targets.
 
     .. math:: \ell(s, t) = \frac{1}{n} \sum_i (s_i / \tau - t_i)^2
@@ -55,6 +56,7 @@ def mse(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.
         scores: Model logits, ``(batch_size, group_size)``.
         labels: Teacher scores or labels, on the scale that the scores shall have, same shape.
         mask: True where a passage is real, same shape.
+        weights: How often each passage counts, 0 or more, same shape; None counts each once.
         temperature: Divides the scores, not the targets.
 
     Returns:
@@ -68,4 +70,4 @@ def mse(scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.
     >>> mse(scores, teacher_scores, mask=torch.tensor([[True, True]]))  # (1^2 + 3^2) / 2
     tensor([5.])
     """
-    return weighted_mean((scores / temperature - labels).square(), mask)
+    return weighted_mean((scores / temperature - labels).square(), weights)

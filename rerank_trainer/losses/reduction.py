@@ -1,21 +1,20 @@
 """What every loss shares: the checks at the door, the care for masked passages, and the mean over what is left.
 
 A loss file holds formulas and nothing else. :func:`defined_where` wraps each formula: it checks the tensors, raises
-half precision to float32, and blanks every cell that the formula must not see. So a formula may assume that its
-tensors are finite wherever the caller's real passages are, and has to look at ``mask`` only to know what is real.
+half precision to float32, fills in the weights, and blanks every cell that the formula must not see. So a formula may
+assume that its tensors are finite wherever the caller's real passages are, and that what counts has a weight above 0.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-
-P = ParamSpec("P")
 
 CountsFn = Callable[[Tensor, Tensor], Tensor]
 
@@ -34,30 +33,26 @@ class LossFn(Protocol):
     counts: CountsFn
     max_label: float | None
 
-    def __call__(self, scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return one value a group, ``(batch_size,)``."""
+    def __call__(
+        self,
+        scores: Tensor,
+        labels: Tensor,
+        *,
+        mask: Tensor,
+        temperature: float = 1.0,
+        weights: Tensor | None = None,
+        **options: float,
+    ) -> Tensor:
+        """Return one value a group, ``(batch_size,)``; the options are those of the formula."""
         ...
 
 
-class DefinedLoss(Protocol[P]):
-    """A :class:`LossFn` that keeps the signature of its formula, further options included."""
-
-    __name__: str
-    counts: CountsFn
-    max_label: float | None
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        """Return one value a group, ``(batch_size,)``."""
-        ...
-
-
-def defined_where(
-    counts_fn: CountsFn, *, max_label: float | None = None
-) -> Callable[[Callable[P, Tensor]], DefinedLoss[P]]:
+def defined_where(counts_fn: CountsFn, *, max_label: float | None = None) -> Callable[[Callable[..., Tensor]], LossFn]:
     """Make a loss of a formula that is defined on the groups that ``counts_fn`` names.
 
-    The formula ``(scores, labels, *, mask, temperature, ...) -> (batch_size,)`` gets checked tensors, in float32 unless
-    they are float64, in which masked passages and all passages of a group that does not count are 0 with a False mask.
+    The formula ``(scores, labels, *, weights, temperature, ...) -> (batch_size,)`` gets checked tensors, in float32
+    unless they are float64. ``weights`` stands for the mask as well: a passage that is masked or has the weight 0, and
+    every passage of a group that does not count, is 0 in scores, labels and weights; without weights the others are 1.
     Blanking before the formula, and not only its result, keeps NaN and infinity out of the gradient as well.
     The formula divides its scores by the temperature itself, as its definition says.
 
@@ -69,8 +64,8 @@ def defined_where(
         A decorator. Its result is the function with the attributes ``counts`` and ``max_label``.
 
     >>> @defined_where(has_passage)
-    ... def mean_score(scores, labels, *, mask, temperature=1.0):
-    ...     return weighted_mean(scores / temperature, mask)
+    ... def mean_score(scores, labels, *, weights, temperature=1.0):
+    ...     return weighted_mean(scores / temperature, weights)
     >>> scores, mask = torch.tensor([[2.0, 4.0, float("nan")]]), torch.tensor([[True, True, False]])
     >>> mean_score(scores, torch.zeros(1, 3), mask=mask)
     tensor([3.])
@@ -83,27 +78,48 @@ def defined_where(
         # Always float32, whatever the scores are: labels that only differ in float64 define no pair in float32.
         return counts_fn(labels.float().masked_fill(~mask, 0.0), mask)
 
-    def decorate(formula: Callable[P, Tensor]) -> DefinedLoss[P]:
+    def decorate(formula: Callable[..., Tensor]) -> LossFn:
         @functools.wraps(formula)
         def loss_fn(
-            scores: Tensor, labels: Tensor, *, mask: Tensor, temperature: float = 1.0, **options: Any
+            scores: Tensor,
+            labels: Tensor,
+            *,
+            mask: Tensor,
+            temperature: float = 1.0,
+            weights: Tensor | None = None,
+            **options: float,
         ) -> Tensor:
-            check_groups(scores=scores, labels=labels, mask=mask)
+            given = {} if weights is None else {"weights": weights}
+            check_groups(scores=scores, labels=labels, **given, mask=mask)
             check_temperature(temperature=temperature)
+            if weights is not None:
+                mask = mask & (weights > 0)
             defined = counts(labels, mask)
             seen = mask & defined.unsqueeze(-1)
             dtype = torch.promote_types(scores.dtype, torch.float32)
             scores = scores.to(dtype).masked_fill(~seen, 0.0)
             labels = labels.to(dtype).masked_fill(~seen, 0.0)
-            apply = cast(Callable[..., Tensor], formula)
-            return apply(scores, labels, mask=seen, temperature=temperature, **options).masked_fill(~defined, 0.0)
+            seen_weights = (seen if weights is None else weights).to(dtype).masked_fill(~seen, 0.0)
+            values = formula(scores, labels, weights=seen_weights, temperature=temperature, **options)
+            return values.masked_fill(~defined, 0.0)
 
         loss = cast(Any, loss_fn)
         loss.counts = counts
         loss.max_label = max_label
-        return cast("DefinedLoss[P]", loss)
+        loss.__signature__ = _called_with(loss_fn, formula)
+        return cast(LossFn, loss)
 
     return decorate
+
+
+def _called_with(loss_fn: Callable[..., Tensor], formula: Callable[..., Tensor]) -> inspect.Signature:
+    """The signature that callers see: that of every loss, then the options of this formula."""
+    every = inspect.signature(loss_fn, follow_wrapped=False)
+    shared = [parameter for name, parameter in every.parameters.items() if name != "options"]
+    own = [
+        parameter for name, parameter in inspect.signature(formula).parameters.items() if name not in every.parameters
+    ]
+    return every.replace(parameters=shared + own)
 
 
 def check_groups(*, mask: Tensor, **tensors: Tensor) -> None:
@@ -156,13 +172,22 @@ def masked_max(values: Tensor, mask: Tensor) -> Tensor:
     return values.masked_fill(~mask, -math.inf).amax(dim=-1)
 
 
-def masked_log_softmax(values: Tensor, mask: Tensor) -> Tensor:
-    """Return log-probabilities over the real passages of each group, ``(batch_size, group_size)``, in nats.
+def masked_log_softmax(values: Tensor, weights: Tensor) -> Tensor:
+    r"""Return log-probabilities of the passages of each group, ``(batch_size, group_size)``, in nats.
 
-    A masked passage gets a log-probability of about the lowest finite number, hence the probability 0.
+    .. math:: v_i - \log \sum_j w_j e^{v_j}
+
+    A passage of the weight w stands w times in the denominator; what is returned is the log-probability of one of its
+    copies, so that ``weights * result.exp()`` sums to 1. With the weight 0 it is about the lowest finite number.
+
+    Args:
+        values: Logits, ``(batch_size, group_size)``.
+        weights: Non-negative or bool (a mask), same shape.
     """
     # The lowest finite number and not -inf: a group without real passages would be NaN here and on the way back.
-    return values.masked_fill(~mask, torch.finfo(values.dtype).min).log_softmax(dim=-1)
+    log_weights = weights.to(values.dtype).masked_fill(weights == 0, 1.0).log()
+    shifted = (values + log_weights).masked_fill(weights == 0, torch.finfo(values.dtype).min)
+    return shifted.log_softmax(dim=-1) - log_weights
 
 
 def pairwise_differences(values: Tensor) -> Tensor:
@@ -171,9 +196,20 @@ def pairwise_differences(values: Tensor) -> Tensor:
 
 
 def pairs_of_passages(first: Tensor, second: Tensor) -> Tensor:
-    """Return ``(batch_size, group_size, group_size)`` bool: ``first[:, i]`` and ``second[:, j]`` and ``i != j``."""
-    different = ~torch.eye(first.shape[-1], dtype=torch.bool, device=first.device)
-    return first.unsqueeze(-1) & second.unsqueeze(-2) & different
+    """Return how often each ordered pair of passages stands in its group, ``(batch_size, group_size, group_size)``.
+
+    A passage of the weight w counts as w copies: two passages make ``first[:, i] * second[:, j]`` pairs, and a passage
+    makes ``first[:, i] * (second[:, i] - 1)`` with its own copies, none where its weight is 1 or less.
+
+    Args:
+        first: Weights of the passages that may stand first, 0 for those that may not, ``(batch_size, group_size)``.
+        second: Weights of those that may stand second, same shape.
+
+    >>> pairs_of_passages(torch.tensor([[2.0, 0.0]]), torch.tensor([[2.0, 3.0]])).tolist()
+    [[[2.0, 6.0], [0.0, 0.0]]]
+    """
+    others = second.unsqueeze(-2) - torch.eye(first.shape[-1], dtype=second.dtype, device=second.device)
+    return first.unsqueeze(-1) * others.clamp(min=0.0)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:

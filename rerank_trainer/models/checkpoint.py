@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 IDENTITY = "torch.nn.modules.linear.Identity"  # the name by which sentence-transformers knows "no activation"
+OLD_ACTIVATION = "sbert_ce_default_activation_function"  # where its versions before 4 wrote the activation
 _TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
 
 
@@ -21,6 +22,9 @@ def mark_config(config: PretrainedConfig, *, query_max_length: int | None) -> No
         query_max_length: A query budget other than the default, kept for our own loader.
     """
     config.sentence_transformers = {"activation_fn": IDENTITY, "version": _version("sentence-transformers")}
+    for stale in (OLD_ACTIVATION, "rerank_trainer"):
+        if hasattr(config, stale):
+            delattr(config, stale)
     if query_max_length is not None:
         config.rerank_trainer = {"query_max_length": query_max_length}
 

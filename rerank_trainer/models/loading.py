@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +11,13 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
 from rerank_trainer.models.heads import fold_two_logits
+from rerank_trainer.models.peers import log_activation, refuse_foreign
+from rerank_trainer.models.weight_files import loading_options, pickles_refused, refuse_pickled_head
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +26,12 @@ DEFAULT_MAX_LENGTH = 512
 
 
 def load_model(
-    name: str, *, keep_layers: int | list[int] | None = None, trust_remote_code: bool = False, **model_kwargs: Any
+    name: str,
+    *,
+    keep_layers: int | list[int] | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
     """A sequence classification model with one logit, and the names of its freshly initialised parameters.
 
@@ -36,14 +39,17 @@ def load_model(
         name: Hub id or folder.
         keep_layers: Keep only these layers of the backbone: a count from the first, or their numbers.
         trust_remote_code: Whether code from the checkpoint may run.
+        allow_pickle: Whether pickled weights may be read; with ``weights_only=True``.
         **model_kwargs: Passed on to ``AutoModelForSequenceClassification.from_pretrained`` (dtype, revision, token...).
 
     Raises:
-        ValueError: If the checkpoint classifies into more than two labels, or is a chain of several modules.
+        ValueError: If the checkpoint classifies into more than two labels, another library scores it otherwise than as
+            a pair of texts with one logit, or it holds pickled weights that are not allowed.
     """
     # what AutoConfig also needs; the rest belongs to the weights
     shared = ("revision", "token", "cache_dir", "local_files_only")
     hub: dict[str, Any] = {key: model_kwargs[key] for key in shared if key in model_kwargs}
+    refuse_foreign(name, hub)
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
     num_labels = config.num_labels if has_head else 1
@@ -52,11 +58,11 @@ def load_model(
             f"{name} classifies into {num_labels} labels {list(config.id2label.values())}; a reranker has one logit, "
             "or two (not relevant, relevant). Choose a reranker, or the backbone under this model."
         )
-    _refuse_module_chain(name, hub)
-    model_kwargs.setdefault("use_safetensors", True)
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **model_kwargs
-    )
+    options = loading_options(model_kwargs, allow_pickle=allow_pickle)
+    with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        )
     if num_labels == 2:
         labels = list(config.id2label.values())
         fold_two_logits(model)
@@ -65,16 +71,17 @@ def load_model(
         keep_backbone_layers(model, keep_layers)
     fresh = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if fresh:
+        refuse_pickled_head(name, hub=hub)
         logger.info("%s has no trained score head: freshly initialised %s", name, fresh)
+    if has_head:
+        log_activation(name, config, hub)
     model.config.problem_type = None
     return model, fresh
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, cutting and padding at the right."""
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
-    tokenizer.truncation_side = "right"
-    return tokenizer
+    """The checkpoint's tokenizer, cutting texts at the side that the checkpoint says."""
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
 
 
 def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -95,22 +102,47 @@ def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
         logger.info("the tokenizer has no pad token: taking its end-of-text token %r", tokenizer.eos_token)
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    tokenizer.init_kwargs["padding_side"] = "right"  # or a class's own side (Gemma's is the left) would be saved
     model.config.pad_token_id = tokenizer.pad_token_id
     text_config = model.config.get_text_config()
     text_config.pad_token_id = tokenizer.pad_token_id
 
 
-def default_max_length(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, *, has_fresh_head: bool) -> int:
+def num_positions(model: nn.Module) -> int | None:
+    """How many tokens the model's table of positions holds; None for a model without one (rotary, relative).
+
+    RoBERTa and its kin (XLM-R, MPNet) count positions from the place behind their pad token: their table is two longer
+    than their rows may be.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
+
+
+def default_max_length(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, *, has_fresh_head: bool) -> int:
     """Tokens of a row: what tokenizer and model allow, and not more than 512 for a student with a fresh head."""
     limits = [tokenizer.model_max_length]
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = num_positions(model) or getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions:
-        # RoBERTa and its kin count positions from pad_token_id + 1
-        offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
-        limits.append(positions - offset)
+        limits.append(positions)
     if has_fresh_head or min(limits) > 1_000_000:
         limits.append(DEFAULT_MAX_LENGTH)
     return min(limits)
+
+
+def check_max_length(model: nn.Module, max_length: int) -> None:
+    """Refuse rows that are longer than the model's table of positions.
+
+    Raises:
+        ValueError: With both lengths.
+    """
+    positions = num_positions(model)
+    if positions is not None and max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}: {type(model).__name__} has positions for {positions} tokens. Give {positions} "
+            "or less."
+        )
 
 
 def keep_backbone_layers(model: PreTrainedModel, layers: int | list[int]) -> None:
@@ -147,22 +179,6 @@ def keep_backbone_layers(model: PreTrainedModel, layers: int | list[int]) -> Non
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = [model.config.layer_types[i] for i in chosen]
     model.config.num_hidden_layers = len(chosen)
-
-
-def _refuse_module_chain(name: str, hub: dict[str, Any]) -> None:
-    """Refuse a sentence-transformers cross-encoder whose score is made by modules behind the transformer."""
-    paths = {
-        file: cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
-        for file in ("modules.json", "config_sentence_transformers.json")
-    }
-    if not all(paths.values()):
-        return
-    modules, settings = (json.loads(Path(path).read_text()) for path in paths.values() if path)
-    if settings.get("model_type") == "CrossEncoder" and len(modules) > 1:
-        raise ValueError(
-            f"{name} is a chain of the modules {[module['type'].rsplit('.', 1)[-1] for module in modules]}; only "
-            "cross-encoders with a sequence classification head load. Use its sequence classification export."
-        )
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

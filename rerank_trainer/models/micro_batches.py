@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rerank_trainer.data.collator import TokenRows
@@ -31,8 +32,8 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, *, overhead: int = OV
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     longest = np.array([lengths[i] for i in order], dtype=np.int64)
-    costs = np.zeros(len(order) + 1, dtype=np.int64)  # costs[i]: of the first i rows, at best
-    begins = np.zeros(len(order) + 1, dtype=np.int64)  # where the last micro-batch of that cut begins
+    costs: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # costs[i]: of the first i rows, at best
+    begins: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # where its last micro-batch begins
     for end in range(1, len(order) + 1):
         widest = max(1, max_tokens // max(1, int(longest[end - 1])))  # more rows never fit: the others are longer
         starts = np.arange(max(0, end - widest), end)

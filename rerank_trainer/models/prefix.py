@@ -131,8 +131,7 @@ class PrefixSharing:
             input_ids=inputs["input_ids"],
             attention_mask=mask,
             position_ids=positions,
-            use_cache=True,
-            **{cache_name(forward): cache},
+            **_with_cache(forward, cache),
         )
         return mask, [states for layer in cache.layers for states in (layer.keys, layer.values)]
 
@@ -157,7 +156,7 @@ class PrefixSharing:
             for layer, (keys, values) in enumerate(zip(states[::2], states[1::2], strict=True)):
                 cache.update(keys[of_prefix], values[of_prefix], layer)
             inputs = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": positions}
-            return self.head(forward, {**inputs, "use_cache": True, cache_name(forward): cache})
+            return self.head(forward, {**inputs, **_with_cache(forward, cache)})
 
         return run
 
@@ -207,23 +206,34 @@ def share_saved(rows: TokenRows, members: Sequence[int]) -> float:
 
 def reason_against(forward: Callable[..., Any]) -> str | None:
     """Why the model that a forward belongs to cannot share prefixes; None where it may."""
-    module = getattr(forward, "__self__", None)
-    if not isinstance(module, nn.Module) or cache_name(forward) is None:
+    module = module_of(forward)
+    if module is None or cache_name(module) is None:
         return f"{type(module).__name__} is no decoder that takes keys and values"
     if module.training and any(getattr(layer, "gradient_checkpointing", False) for layer in module.modules()):
         return "layer checkpointing (gradient_checkpointing=True) drops keys and values, and with them the query"
     return None
 
 
-def cache_name(forward: Callable[..., Any]) -> str | None:
-    """The name of the forward's argument for keys and values; None where it has none."""
-    module = getattr(forward, "__self__", None)
+def cache_name(module: nn.Module) -> str | None:
+    """The name of the model's argument for keys and values; None where it has none."""
     inner = module.get_base_model() if hasattr(module, "get_base_model") else module
     parameters = inspect.signature(type(inner).forward).parameters
     return next((name for name in _CACHE_NAMES if name in parameters), None)
 
 
+def module_of(forward: Callable[..., Any]) -> nn.Module | None:
+    """The module that a forward is, or that it is a method of; None for any other function."""
+    module = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
+    return module if isinstance(module, nn.Module) else None
+
+
+def _with_cache(forward: Callable[..., Any], cache: DynamicCache) -> dict[str, Any]:
+    name = cache_name(_module(forward))
+    assert name is not None  # reason_against has refused the others
+    return {"use_cache": True, name: cache}
+
+
 def _module(forward: Callable[..., Any]) -> nn.Module:
-    module = getattr(forward, "__self__", None)
-    assert isinstance(module, nn.Module)  # reason_against has refused the others
+    module = module_of(forward)
+    assert module is not None  # reason_against has refused the others
     return module

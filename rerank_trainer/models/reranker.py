@@ -16,10 +16,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import PairTemplate, Row
+from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
 from rerank_trainer.models.heads import Head, LogitHead
-from rerank_trainer.models.loading import default_max_length, load_model, load_tokenizer, set_padding
+from rerank_trainer.models.loading import (
+    check_max_length,
+    default_max_length,
+    load_model,
+    load_tokenizer,
+    set_padding,
+)
+from rerank_trainer.models.peers import stored_max_length
 from rerank_trainer.models.scoring import RowScorer
+from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +48,8 @@ class Reranker:
         model: A sequence classification model with one logit.
         tokenizer: Its tokenizer.
         max_length: Tokens of a row; by default what tokenizer and model allow.
-        query_max_length: Tokens that a query keeps in a pair that does not fit; by default three quarters of a row.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; by default such a pair is cut as the
+            tokenizer itself does, so that its score agrees with every other loader's.
         fresh_parameters: Names of the parameters that no checkpoint has trained.
 
     Raises:
@@ -66,11 +76,14 @@ class Reranker:
         set_padding(model, tokenizer)
         model.config.use_cache = False  # nothing is generated
         if max_length is None:
-            max_length = default_max_length(tokenizer, model.config, has_fresh_head=bool(fresh_parameters))
+            max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))
+        check_max_length(model, max_length)
         tokenizer.model_max_length = max_length
         self.head: Head = LogitHead()
         self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
+        self.query_max_length = query_max_length
         mark_config(model.config, query_max_length=query_max_length)
+        self._has_warned = False  # of truncation: ranking queries one by one must not warn at each
 
     @classmethod
     def from_pretrained(
@@ -84,6 +97,7 @@ class Reranker:
         revision: str | None = None,
         token: str | None = None,
         trust_remote_code: bool = False,
+        allow_pickle: bool = False,
         **model_kwargs: Any,
     ) -> Reranker:
         """A reranker from a Hub id or folder: a cross-encoder of one or two logits, or a backbone with a fresh head.
@@ -91,29 +105,41 @@ class Reranker:
         Args:
             name: Hub id or folder.
             max_length: Tokens of a row; by default what the checkpoint allows, 512 for a fresh head.
-            query_max_length: Tokens that a query keeps in a pair that does not fit.
+            query_max_length: Tokens that a query keeps in a pair that does not fit; by default what the checkpoint
+                stores, and where it stores nothing, such a pair is cut as the tokenizer itself does.
             keep_layers: Keep only these layers: a count from the first, or their numbers.
             dtype: Type of the weights; "auto" takes the checkpoint's.
             revision: Branch, tag or commit.
             token: Hub token.
             trust_remote_code: Whether code from the checkpoint may run.
+            allow_pickle: Whether weights that are no safetensors may be read, as tensors only; see docs/security.md.
             **model_kwargs: Passed on to Transformers: ``attn_implementation``, ``device_map`` and others.
 
         Raises:
-            ValueError: If the checkpoint has three or more labels, or no pad token can be found.
+            ValueError: If the checkpoint has three or more labels, no pad token can be found, another library scores it
+                otherwise than as a pair of texts with one logit, or the weights are pickled and not allowed.
         """
         hub = {"revision": revision, "token": token}
         hub = {key: value for key, value in hub.items() if value is not None}
         model, fresh = load_model(
-            str(name), keep_layers=keep_layers, trust_remote_code=trust_remote_code, dtype=dtype, **hub, **model_kwargs
+            str(name),
+            keep_layers=keep_layers,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            dtype=dtype,
+            **hub,
+            **model_kwargs,
         )
         tokenizer = load_tokenizer(str(name), trust_remote_code=trust_remote_code, **hub)
+        limit = None if fresh else stored_max_length(str(name), hub)
+        if limit is not None:
+            tokenizer.model_max_length = limit
         stored = getattr(model.config, "rerank_trainer", None) or {}
         return cls(
             model.eval(),
             tokenizer,
             max_length=max_length,
-            query_max_length=query_max_length or stored.get("query_max_length"),
+            query_max_length=stored.get("query_max_length") if query_max_length is None else query_max_length,
             fresh_parameters=fresh,
         )
 
@@ -122,8 +148,8 @@ class Reranker:
         return Reranker(
             self.model,
             self.tokenizer,
-            max_length=max_length or self.max_length,
-            query_max_length=query_max_length,
+            max_length=self.max_length if max_length is None else max_length,
+            query_max_length=self.query_max_length if query_max_length is None else query_max_length,
             fresh_parameters=self.fresh_parameters,
         )
 
@@ -150,6 +176,7 @@ class Reranker:
         self,
         pairs: Sequence[tuple[str, str]] | Sequence[Sequence[str]],
         *,
+        windows: Windows | None = None,
         show_progress_bar: bool = False,
         autocast_dtype: torch.dtype | None = None,
         max_tokens: int | None = None,
@@ -157,15 +184,19 @@ class Reranker:
     ) -> Tensor:
         """Scores of (query, passage) pairs, ``(num_pairs,)`` float32 on the CPU, unbounded, higher is more relevant.
 
+        When pairs were cut to ``max_length``, one line of the log says how many and how much they lost: a warning the
+        first time that it is more than a tenth of them.
+
         Args:
             pairs: Query and passage of each pair.
+            windows: Score a passage that does not fit in windows; None cuts it.
             show_progress_bar: Whether to show pairs scored, pairs a second and time left.
             autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
             max_tokens: Tokens of a micro-batch, padding included; None chooses by device.
             pairs_per_chunk: How many pairs are tokenised and sorted by length at a time.
 
         Raises:
-            ValueError: If a pair is not two texts.
+            ValueError: If a pair is not two texts, or the windows' overlap does not fit into a row.
         """
         check_pairs(pairs)
         training, scorer = self.model.training, self.row_scorer(max_tokens)
@@ -173,7 +204,7 @@ class Reranker:
         forward = getattr(self.model, "_original_forward", self.model)
         device = self.model.device
         self.model.eval()
-        scores = []
+        scores, cut = [], Truncation()
         try:
             with (
                 torch.inference_mode(),
@@ -181,13 +212,19 @@ class Reranker:
                 tqdm(total=len(pairs), unit="pair", disable=not show_progress_bar, desc="Scoring") as bar,
             ):
                 for start in range(0, len(pairs), pairs_per_chunk):
-                    chunk = self._rows(pairs[start : start + pairs_per_chunk])
-                    rows = lay_rows(chunk, [(i, 0) for i in range(len(chunk))])
+                    chunk = self._rows(pairs[start : start + pairs_per_chunk], windows)
+                    cut += Truncation.of(pair_rows[0] for pair_rows in chunk)
+                    cells = [(i, window) for i, pair_rows in enumerate(chunk) for window in range(len(pair_rows))]
+                    rows = lay_rows([row for pair_rows in chunk for row in pair_rows], cells)
                     placed: Any = {key: value.to(device) for key, value in rows.items()}  # type: ignore[attr-defined]
-                    scores.append(scorer(forward, placed).float().cpu())
+                    row_scores = scorer(forward, placed).float().cpu()
+                    if windows is not None:
+                        row_scores = windows.reduce(row_scores, rows["cells"][:, 0], len(chunk))
+                    scores.append(row_scores)
                     bar.update(len(chunk))
         finally:
             self.model.train(training)
+        self._log_truncation(cut, remedy=" or pass windows=Windows()" if windows is None else "")
         return torch.cat(scores) if scores else torch.empty(0)
 
     def rank(
@@ -211,9 +248,23 @@ class Reranker:
         self.tokenizer.save_pretrained(folder)
         write_loader_files(folder, max_length=self.max_length)
 
-    def _rows(self, pairs: Sequence[Sequence[str]]) -> list[Row]:
+    def _rows(self, pairs: Sequence[Sequence[str]], windows: Windows | None) -> list[list[Row]]:
+        """The rows of each pair: its windows, or the one row that it is cut to."""
         groups = [(query, [pair[1] for pair in same]) for query, same in groupby(pairs, key=itemgetter(0))]
-        return [row for rows in self.template.encode(groups) for row in rows]
+        if windows is None:
+            return [[row] for rows in self.template.encode(groups) for row in rows]
+        return [
+            windows.rows(self.template, query, passage)
+            for query, passages in self.template.token_ids(groups)
+            for passage in passages
+        ]
+
+    def _log_truncation(self, cut: Truncation, remedy: str) -> None:
+        if cut.num_cut:
+            warns = cut.share > WARNING_SHARE and not self._has_warned
+            self._has_warned |= warns
+            level = logging.WARNING if warns else logging.INFO
+            logger.log(level, "%s; raise max_length%s", cut.describe(self.max_length), remedy)
 
 
 def check_pairs(pairs: Sequence[Sequence[str]]) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rerank_trainer.data.collator import TokenRows
+from rerank_trainer.data.collator import TokenRows, lay_rows
+from rerank_trainer.data.templates import Row
 from rerank_trainer.models.heads import Head
 from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
-from rerank_trainer.models.prefix import PrefixSharing
+from rerank_trainer.models.prefix import PrefixSharing, module_of
 from rerank_trainer.models.recompute import Recomputation, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,15 @@ class RowScorer:
         recompute: Whether activations are computed again in the backward instead of being kept, so that memory does
             not grow with the number of rows; None does so for a batch whose activations would not fit.
         share_prefix: Whether a decoder runs what a group's rows begin with once; None does so where it pays.
+
+    Attributes:
+        agree: Turns this process's number of micro-batches into the greatest of all processes; None where processes
+            need not agree. Weights that are gathered layer by layer need it: a process with fewer forwards than the
+            others would leave them waiting. It makes up the difference with forwards of one token that count nothing,
+            shares no prefixes, and decides nothing by its own memory.
     """
+
+    agree: Callable[[int], int] | None = None
 
     def __init__(
         self,
@@ -69,6 +78,8 @@ class RowScorer:
 
     def __call__(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
         """Scores of the rows in their order, ``(num_rows,)`` float32."""
+        if self.agree is not None:
+            return self._scores_in_step(forward, rows, self.agree)
         if not rows["lengths"].numel():
             return rows["lengths"].new_zeros(0, dtype=torch.float32)
         while True:
@@ -107,23 +118,40 @@ class RowScorer:
         plan = micro_batches([lengths[row] for row in whole], budget, overhead=overhead)
         plan = [[whole[i] for i in batch] for batch in plan]
         self.recomputation.begin(sum(lengths), device)
-        scores = [self._run(forward, rows, batch, len(batch) * lengths[batch[0]]) for batch in plan]
+        scores = [self._run(forward, rows, batch) for batch in plan]
         if sharing:
             options: dict[str, Any] = {"max_tokens": budget, "overhead": overhead, "recomputation": self.recomputation}
             scores.append(self.prefix.scores(forward, rows, sharing, **options))
         order = torch.tensor([row for batch in plan for row in batch] + sharing, device=device)
         return torch.cat(scores)[torch.argsort(order)]
 
-    def _run(self, forward: Callable[..., Any], rows: TokenRows, batch: list[int], num_tokens: int) -> Tensor:
+    def _scores_in_step(self, forward: Callable[..., Any], rows: TokenRows, agree: Callable[[int], int]) -> Tensor:
+        """The scores, by as many forwards as every other process runs."""
+        device = rows["lengths"].device
+        plan = micro_batches(rows["lengths"].tolist(), self._budget(rows))
+        # before the first forward, in which the processes already wait for each other
+        num_fillers = agree(len(plan)) - len(plan)
+        scores = [self._run(forward, rows, batch) for batch in plan]
+        # last, so that they are cut off below; through `cat` backward still visits them, with a gradient of 0
+        filler = lay_rows([Row([self.pad_token_id], [0] if "token_type_ids" in rows else None, 0)], [(0, 0)])
+        on_device: Any = {name: value.to(device) for name, value in filler.items()}  # type: ignore[attr-defined]
+        scores += [self._run(forward, on_device, [0]) for _ in range(num_fillers)]
+        if not scores:
+            return rows["lengths"].new_zeros(0, dtype=torch.float32)
+        order = torch.tensor([row for batch in plan for row in batch], dtype=torch.long, device=device)
+        return torch.cat(scores)[: len(order)][torch.argsort(order)]
+
+    def _run(self, forward: Callable[..., Any], rows: TokenRows, batch: list[int]) -> Tensor:
         index = torch.tensor(batch, device=rows["lengths"].device)
+        lengths = rows["lengths"][index]
         padding: dict[str, Any] = {"pad_token_id": self.pad_token_id, "padding_side": self.padding_side}
 
         def run() -> Tensor:
-            return self.head(forward, pad_spans(rows, row_starts(rows)[index], rows["lengths"][index], **padding))
+            return self.head(forward, pad_spans(rows, row_starts(rows)[index], lengths, **padding))
 
-        module = getattr(forward, "__self__", None)
-        parameters = module.parameters() if isinstance(module, nn.Module) else ()
-        return self.recomputation.run(run, num_tokens=num_tokens, parameters=parameters)
+        module = module_of(forward)
+        parameters = () if module is None else module.parameters()
+        return self.recomputation.run(run, num_tokens=len(batch) * int(lengths.max()), parameters=parameters)
 
 
 def bind_row_forward(model: nn.Module, scorer: RowScorer) -> None:

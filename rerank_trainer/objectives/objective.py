@@ -18,13 +18,17 @@ class Targets:
 
     Attributes:
         labels: Relevance, ``(batch_size, group_size)``, -100 at padding.
-        mask: True = a passage, ``(batch_size, group_size)``.
+        mask: True = a passage of a weight above 0, ``(batch_size, group_size)``.
         teacher_scores: A teacher's scores, ``(batch_size, group_size)``, any scale; None without a teacher.
+        weights: How often each passage counts, ``(batch_size, group_size)``; None counts each once.
+        source: Which of the run's data sets each group is of, ``(batch_size,)``; None where there is one.
     """
 
     labels: Tensor
     mask: Tensor
     teacher_scores: Tensor | None = None
+    weights: Tensor | None = None
+    source: Tensor | None = None
 
 
 class Objective(nn.Module):
@@ -60,6 +64,29 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
+    def contributions(self, sums: Tensor, totals: Tensor) -> Tensor:
+        """What each part adds to the loss of an optimizer step: its weight times its mean, ``(..., num_parts)``.
+
+        Args:
+            sums: Each part's values, summed over some of the step's groups, ``(..., num_parts)``.
+            totals: How many groups of the whole step define each part, ``(num_parts,)``.
+        """
+        weights = torch.tensor(self.part_weights, device=sums.device)
+        return sums * weights / totals.clamp(min=torch.finfo(sums.dtype).tiny)
+
+    def figures(self, contributions: Tensor, sums: Tensor, counts: Tensor, groups: Tensor) -> dict[str, float]:
+        """What the log says beside the loss: what each part contributes to it, when there are several.
+
+        Args:
+            contributions: Those of an average step, ``(num_parts,)``.
+            sums: Each part's values, summed over all groups since the last entry of the log, ``(num_parts,)``.
+            counts: How many of these groups define each part, ``(num_parts,)``.
+            groups: How many groups of each source there were, ``(num_sources,)``.
+        """
+        if len(self.names) == 1:
+            return {}
+        return {f"loss_{name}": value for name, value in zip(self.names, contributions.tolist(), strict=True)}
+
 
 class LabelObjective(Objective):
     """A loss of the labels.
@@ -84,7 +111,7 @@ class LabelObjective(Objective):
         return self._counts(targets.labels, targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
-        return self.loss_fn(scores, targets.labels, mask=targets.mask)[None]
+        return self.loss_fn(scores, targets.labels, mask=targets.mask, weights=targets.weights)[None]
 
 
 class TeacherObjective(Objective):
@@ -118,7 +145,7 @@ class TeacherObjective(Objective):
         return self._counts(self._scaled(targets), targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
-        return self.loss_fn(scores, self._scaled(targets), mask=targets.mask)[None]
+        return self.loss_fn(scores, self._scaled(targets), mask=targets.mask, weights=targets.weights)[None]
 
     def _scaled(self, targets: Targets) -> Tensor:
         assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class Teacher(Protocol):
     """Gives scores to groups.
 
     Attributes:
-        scale: What the scores are: "logit", "probability" or "rank".
+        scale: What the scores are: "logit", "probability" or "rank" (whole numbers); higher is always more relevant.
         fingerprint: A text that changes whenever the scores could: of model, template and settings.
     """
 
@@ -42,6 +43,7 @@ class RerankerTeacher:
     Args:
         reranker: Any reranker with a trained head.
         autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
+        windows: Score a passage that does not fit in windows; None cuts it.
 
     Raises:
         ValueError: If the reranker's head is freshly initialised: its scores would be noise.
@@ -49,7 +51,9 @@ class RerankerTeacher:
 
     scale = "logit"
 
-    def __init__(self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None, windows: Windows | None = None
+    ) -> None:
         if reranker.fresh_parameters:
             raise ValueError(
                 f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores "
@@ -57,12 +61,13 @@ class RerankerTeacher:
             )
         self.reranker = reranker
         self.autocast_dtype = autocast_dtype
-        self.fingerprint = fingerprint_reranker(reranker, autocast_dtype)
+        self.windows = windows
+        self.fingerprint = fingerprint_reranker(reranker, autocast_dtype, windows)
 
     def score(self, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, list[list[float]]]:
         """As :meth:`Teacher.score`: the reranker's logits."""
         pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
-        scores = iter(self.reranker.predict(pairs, autocast_dtype=self.autocast_dtype).tolist())
+        scores = iter(self.reranker.predict(pairs, autocast_dtype=self.autocast_dtype, windows=self.windows).tolist())
         return {"scores": [[next(scores) for _ in group["passages"]] for group in groups]}
 
 
@@ -93,7 +98,7 @@ def as_teacher(
     raise ValueError(f"teacher={teacher!r}: expected a Hub id, a folder, a Reranker, or an object with a score method")
 
 
-def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None) -> str:
+def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None, windows: Windows | None = None) -> str:
     """A digest of the weights, the tokenizer's template and the settings that scores depend on."""
     digest = hashlib.sha256()
     for name, value in sorted(reranker.model.state_dict().items()):
@@ -107,6 +112,7 @@ def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None)
         template.frame,
         sorted(reranker.tokenizer.get_vocab().items()),
         autocast_dtype,
+        windows,
     )
     digest.update(repr(settings).encode())
     return digest.hexdigest()

@@ -10,10 +10,11 @@ from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
 
+VERIFY_CHECKPOINTS = ("final", "every_save", "never")
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
 
 
-@dataclass
+@dataclass(repr=False)  # the parent's masks tokens; a generated one would show them
 class RerankTrainingArguments(TrainingArguments):
     """Arguments of :class:`~transformers.TrainingArguments`, and these. Batch sizes count groups, not pairs.
 
@@ -26,8 +27,10 @@ class RerankTrainingArguments(TrainingArguments):
         passages_per_query: K, how many passages of each query train in a step; at least 2.
         negatives: Which negatives: "random", "top" (of the list), or the share taken from the top as a number, the
             others drawn: 0.5 takes half from the top.
+        batch_sources: With several training sets: "mixed" takes the groups of a batch from any of them, "one" makes
+            every batch of groups of one.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
-        query_max_length: Tokens that a query keeps in a pair that does not fit; None takes three quarters.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
         max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
             speed and memory, never the gradient.
         recompute_activations: Whether the engine computes activations again in the backward, so that memory does not
@@ -38,10 +41,18 @@ class RerankTrainingArguments(TrainingArguments):
         head_learning_rate: For freshly initialised parameters; None takes ten times the learning rate, at most 1e-3.
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
         teacher_cache_dir: Where teacher scores are kept; None takes the Hub cache's folder.
-        model_init_kwargs: For a model given by name: options of ``Reranker.from_pretrained``.
+        check_teacher: Distilling: whether teacher scores that cannot be right are refused, and a teacher that ranks
+            worse than what is there is warned of, before training.
+        teacher_scale: Distilling: what the teacher's scores are, "logit", "probability" or "rank"; None takes what the
+            teacher declares, nothing for a column of the rows.
+        model_init_kwargs: For a model given by name: options of ``Reranker.from_pretrained``, but no token.
+        verify_checkpoints: When a saved folder is opened again in Transformers and sentence-transformers to compare
+            the scores of some pairs: "final" (what training ends with, what ``save_model`` writes, what is pushed),
+            "every_save", or "never". It holds a second copy of the model in main memory for a moment.
 
     Raises:
-        ValueError: If a value is out of its range, or the output folder cannot be written.
+        ValueError: If a value is out of its range, ``model_init_kwargs`` hold a token, or the output folder cannot be
+            written.
     """
 
     objective: str | None = field(default=None, metadata={"help": "Name of the loss that is minimised, or 'paper'."})
@@ -50,6 +61,7 @@ class RerankTrainingArguments(TrainingArguments):
     label_weight: float = field(default=0.0, metadata={"help": "Distilling: weight of the labels, from 0 to 1."})
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
     negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
+    batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
@@ -57,6 +69,9 @@ class RerankTrainingArguments(TrainingArguments):
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Whether the log leaves out losses that are not finite."}
+    )
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of linear warmup; below 1, a share of all."})
     label_names: list[str] = field(
         default_factory=lambda: ["labels", "missed_gains"],
@@ -66,8 +81,13 @@ class RerankTrainingArguments(TrainingArguments):
         default_factory=lambda: list(DEFAULT_METRICS), metadata={"help": "Ranking metrics of evaluation."}
     )
     teacher_cache_dir: str | None = field(default=None, metadata={"help": "Where teacher scores are kept."})
+    check_teacher: bool = field(default=True, metadata={"help": "Check teacher scores before training."})
+    teacher_scale: str | None = field(default=None, metadata={"help": "'logit', 'probability' or 'rank'."})
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Options of Reranker.from_pretrained for a model given by name."}
+    )
+    verify_checkpoints: str = field(
+        default="final", metadata={"help": "'final', 'every_save' or 'never': reload what is saved, compare scores."}
     )
 
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
@@ -83,10 +103,15 @@ class RerankTrainingArguments(TrainingArguments):
         for name in ("temperature", "teacher_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: it divides scores, so give a number above 0")
+        if self.batch_sources not in ("mixed", "one"):
+            raise ValueError(f"batch_sources={self.batch_sources!r}: expected 'mixed' or 'one'")
         if not 0 <= self.label_weight <= 1:
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
+        _refuse_tokens(self.model_init_kwargs)
+        if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
+            raise ValueError(f"verify_checkpoints={self.verify_checkpoints!r}: expected one of {VERIFY_CHECKPOINTS}")
         self.top_share  # noqa: B018  refuses an unknown name before any work
         for metric in self.eval_metrics:
             parse_metric(metric)
@@ -102,6 +127,16 @@ class RerankTrainingArguments(TrainingArguments):
         if not 0 <= share <= 1:
             raise ValueError(f"negatives={self.negatives!r}: expected 'random', 'top', or a share from 0 to 1")
         return share
+
+
+def _refuse_tokens(options: dict[str, Any] | str | None) -> None:
+    """Refuse a secret among options that are logged and written to ``training_args.bin``; never shown in the error."""
+    for name in options if isinstance(options, dict) else ():
+        if name == "token" or name.endswith("_token"):
+            raise ValueError(
+                f"model_init_kwargs hold {name!r}, and arguments are written beside the model and logged. Log in with "
+                "`hf auth login`, set the variable HF_TOKEN, or load the model yourself and pass it as model=."
+            )
 
 
 def _require_writable(folder: str | None) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import datasets
 from torch.utils.data import DataLoader, Dataset
@@ -15,18 +14,25 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
-from rerank_trainer.data.sampling import EvalGroups, TrainGroups
-from rerank_trainer.evaluation.metrics import ranking_metrics
+from rerank_trainer.data.sampling import EvalGroups
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
+from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.evaluators import as_evaluator
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
+from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.refusals import refuse_unsupported
+from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
+from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
+from rerank_trainer.trainers.watch import RerankWatch
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
-
-Rows: TypeAlias = datasets.Dataset | str | Path
 
 
 class RerankTrainer(GroupHooks):
@@ -36,12 +42,16 @@ class RerankTrainer(GroupHooks):
         model: A Hub id or folder, a Transformers model with one logit, or a :class:`Reranker`.
         args: What to do; ``None`` takes the defaults.
         objective: An objective of your own; None takes the one that ``args`` names.
-        train_dataset: Rows in any layout that :func:`load_groups` recognises: a data set, a path or a Hub id.
-        eval_dataset: The same, or a mapping from name to rows: the names stand in the logs.
+        train_dataset: Rows in any layout that :func:`load_groups` recognises: a data set, a path or a Hub id; or
+            several: a mapping from name to rows or to a :class:`TrainSource`. Rows may be a stream, a
+            ``datasets.IterableDataset``, when ``args.max_steps`` says how long to train.
+        eval_dataset: Rows, or a mapping from name to rows: the names stand in the logs.
         processing_class: A tokenizer other than the model's own.
         compute_metrics: Metrics of your own in place of ``args.eval_metrics``; ``label_ids`` is the pair (labels,
-            missed gains), both padded with -100.
-        callbacks: As in Transformers.
+            missed gains), both padded with -100, as are the scores where no passage is.
+        evaluator: An evaluator of sentence-transformers or a list of them, with or without ``eval_dataset``: it judges
+            the model in memory, and its figures join those of :meth:`evaluate`.
+        callbacks: As in Transformers; a :class:`RerankWatch` among them takes the place of the default one.
         optimizers: As in Transformers.
 
     Attributes:
@@ -59,23 +69,33 @@ class RerankTrainer(GroupHooks):
         args: RerankTrainingArguments | None = None,
         *,
         objective: Objective | None = None,
-        train_dataset: Rows | None = None,
+        train_dataset: Rows | Mapping[str, Rows | TrainSource] | None = None,
         eval_dataset: Rows | Mapping[str, Rows] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        evaluator: BaseEvaluator | list[BaseEvaluator] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         # a copy: the learning rate is filled in by the model's size, and the caller may train another model next
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
-        self._refuse_unsupported(args)
+        refuse_unsupported(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
         self.reranker = as_reranker(model, args, processing_class)
         objective = objective or self.named_objective(args)
-        train_groups = None if train_dataset is None else self._train_groups(train_dataset, objective)
+        train_groups, train_objective = self._train_set(train_dataset, objective, args)
+        eval_groups = self._eval_groups(eval_dataset)
+        own_metrics = args.eval_metrics if compute_metrics is None and eval_dataset is not None else []
+        if evaluator is not None and args.fsdp:
+            raise ValueError(
+                f"fsdp={args.fsdp!r} with evaluator={evaluator!r}: evaluators score unlike numbers of batches in each "
+                "process, and sharded weights would wait for each other. Evaluate the saved folder afterwards."
+            )
+        self.evaluator = as_evaluator(evaluator, eval_metrics=own_metrics)
         self._set_learning_rates(args)
+        name_layers(args, self.reranker.model)
         scorer = self.reranker.row_scorer(
             args.max_tokens_per_micro_batch, recompute=args.recompute_activations, share_prefix=args.share_prefix
         )
@@ -83,21 +103,18 @@ class RerankTrainer(GroupHooks):
         super().__init__(
             model=self.reranker.model,
             args=args,
-            data_collator=RerankCollator(self.reranker.template),
-            train_dataset=train_groups
-            and TrainGroups(
-                train_groups,
-                passages_per_query=args.passages_per_query,
-                seed=args.seed if args.data_seed is None else args.data_seed,
-                top_share=args.top_share,
-            ),
-            eval_dataset=self._eval_groups(eval_dataset),
+            data_collator=RerankCollator(self.reranker.template, sources=getattr(train_objective, "sources", ())),
+            train_dataset=train_groups,
+            # an evaluator alone can be what Transformers evaluates: any value but None says that there is something
+            eval_dataset=[] if eval_groups is None and evaluator is not None else eval_groups,
             processing_class=self.reranker.tokenizer,
-            compute_metrics=compute_metrics or partial(_metrics_of, metrics=args.eval_metrics),
-            callbacks=callbacks,
+            compute_metrics=compute_metrics or GroupMetrics(args.eval_metrics, args.label_names),
+            callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
-        self.objective = objective.to(args.device)
+        agree_on_forwards(self)
+        self.eval_dataset = eval_groups
+        self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
         """The objective that the arguments name.
@@ -108,7 +125,9 @@ class RerankTrainer(GroupHooks):
         raise ValueError("RerankTrainer needs objective=...; or use ContrastiveRerankTrainer or DistillRerankTrainer.")
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """As in Transformers, for rows in any layout that is recognised."""
+        """As in Transformers, for rows in any layout that is recognised; empty where an evaluator alone is there."""
+        if eval_dataset is None and self.eval_dataset is None and self.evaluator is not None:
+            return DataLoader([])
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._eval_groups(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
@@ -117,12 +136,47 @@ class RerankTrainer(GroupHooks):
         """As in Transformers, for rows in any layout that is recognised."""
         return super().get_test_dataloader(self._eval_groups(test_dataset))
 
-    def _train_groups(self, rows: Rows, objective: Objective) -> datasets.Dataset:
-        groups = load_groups(rows, scores_are=self.scores_are)
-        require_targets(groups, objective)
-        return groups
+    def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:
+        """The objective that a name in a :class:`TrainSource` stands for: the same as in ``args.objective``."""
+        args = copy.copy(args)
+        args.objective = name
+        return self.named_objective(args)
+
+    def _train_set(self, rows: Any, objective: Objective, args: RerankTrainingArguments) -> tuple[Any, Objective]:
+        """The training set with its objective: the trainer's own, or with several sources one that tells them apart."""
+        if rows is None:
+            return None, objective
+        if not is_several(rows):
+            groups = self._train_groups(TrainSource(rows), objective)
+            warn_of_instruction(groups)
+            return as_train_set({None: groups}, None, args), objective
+        sources = as_sources(rows)
+        named = {source.objective for source in sources.values() if isinstance(source.objective, str)}
+        by_name: dict[Any, Any] = {name: self.named_source_objective(name, args) for name in named}
+        objectives = {
+            name: objective if source.objective is None else by_name.get(source.objective, source.objective)
+            for name, source in sources.items()
+        }
+        groups_of: dict[str | None, Any] = {}
+        for name, source in sources.items():
+            try:
+                groups_of[name] = self._train_groups(source, objectives[name])
+            except ValueError as error:
+                raise ValueError(f"source {name!r}: {error}") from error
+        warn_of_instruction(*groups_of.values())
+        weights = [source.weight for source in sources.values() if source.weight is not None]
+        return as_train_set(groups_of, weights or None, args), SourceObjective(objectives)
+
+    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset | datasets.IterableDataset:
+        groups = load_groups(source.rows, scores_are=source.scores_are or self.scores_are)
+        return with_instruction(require_targets(groups, objective), source.instruction)
 
     def _eval_groups(self, rows: Any) -> Any:
+        if isinstance(rows, datasets.IterableDataset):
+            raise ValueError(
+                "the evaluation set is a stream, but metrics are of a whole. Keep a part of it: "
+                "datasets.Dataset.from_list(list(stream.take(1_000)))."
+            )
         if rows is None or isinstance(rows, Dataset) and not isinstance(rows, datasets.Dataset):
             return rows
         if isinstance(rows, Mapping) and not isinstance(rows, datasets.DatasetDict):
@@ -148,17 +202,6 @@ class RerankTrainer(GroupHooks):
             args.head_learning_rate,
             len(self.reranker.fresh_parameters),
         )
-
-    @staticmethod
-    def _refuse_unsupported(args: RerankTrainingArguments) -> None:
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"{args.n_gpu} GPUs in one process would be used through DataParallel, which cuts batches of groups "
-                "apart. Start one process a GPU: torchrun --nproc_per_node ..., or set CUDA_VISIBLE_DEVICES."
-            )
-        for name in ("fsdp", "deepspeed", "use_liger_kernel", "label_smoothing_factor", "auto_find_batch_size"):
-            if getattr(args, name):
-                raise ValueError(f"{name}={getattr(args, name)!r} is not supported with groups yet; leave it out")
 
 
 def as_reranker(
@@ -189,8 +232,14 @@ def as_reranker(
     return Reranker(model, tokenizer, **lengths)
 
 
-def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
-    """Refuse groups that lack what the objective compares with.
+def with_watch(callbacks: Sequence[Any]) -> list[Any]:
+    """The callbacks, objects or classes, and a :class:`RerankWatch` if none of them is one."""
+    given = any(issubclass(each if isinstance(each, type) else type(each), RerankWatch) for each in callbacks)
+    return [*callbacks] if given else [*callbacks, RerankWatch()]
+
+
+def require_targets(groups: Any, objective: Objective) -> Any:
+    """The groups, unless they lack what the objective compares with; those of a stream are looked at when they come.
 
     Raises:
         ValueError: If labels or teacher scores are missing, or a label is greater than a loss accepts.
@@ -202,17 +251,27 @@ def require_targets(groups: datasets.Dataset, objective: Objective) -> None:
                 f"objective {objective.names} compares with {name}, but the groups have only the columns {columns}. "
                 + ("Pass teacher=..., or add the column." if name == "teacher_scores" else "Add the column.")
             )
-    if objective.needs_labels and objective.max_label is not None:
-        for index, labels in enumerate(groups["labels"]):
-            if max(labels, default=0.0) > objective.max_label:
-                raise ValueError(
-                    f"row {index}, column labels: {max(labels)} is above {objective.max_label}, the most that "
-                    f"{objective.names} accepts. Divide the labels by the highest grade."
-                )
-    if "instruction" in columns:
+    if not objective.needs_labels or objective.max_label is None:
+        return groups
+    limit: dict[str, Any] = {"most": objective.max_label, "names": objective.names}
+    if isinstance(groups, datasets.IterableDataset):
+        return groups.map(_require_labels, with_indices=True, features=groups.features, fn_kwargs=limit)
+    for index, labels in enumerate(groups["labels"]):
+        _require_labels({"labels": labels}, index, **limit)
+    return groups
+
+
+def _require_labels(group: dict[str, Any], index: int, *, most: float, names: Sequence[str]) -> dict[str, Any]:
+    """The group, unless one of its labels is greater than the losses of these names accept."""
+    if max(group["labels"], default=0.0) > most:
+        raise ValueError(
+            f"row {index}, column labels: {max(group['labels'])} is above {most}, the most that {names} accepts. "
+            "Divide the labels by the highest grade."
+        )
+    return group
+
+
+def warn_of_instruction(*groups: datasets.Dataset | datasets.IterableDataset) -> None:
+    """Say once that instructions are not used."""
+    if any("instruction" in part.column_names for part in groups):
         logger.warning("the column instruction is not used: pair encoding has no place for it")
-
-
-def _metrics_of(prediction: EvalPrediction, *, metrics: list[str]) -> dict[str, float]:
-    labels, missed_gains = prediction.label_ids
-    return ranking_metrics(prediction.predictions, labels, missed_gains, metrics=metrics)

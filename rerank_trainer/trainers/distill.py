@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,29 @@ from transformers import PreTrainedModel
 
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.models.reranker import Reranker
-from rerank_trainer.objectives.naming import distillation_objective
+from rerank_trainer.objectives.naming import (
+    LABEL_LOSSES,
+    TEACHER_LOSSES,
+    contrastive_objective,
+    distillation_objective,
+)
 from rerank_trainer.objectives.objective import Objective
+from rerank_trainer.teachers.check import TeacherReport, check_teacher
 from rerank_trainer.teachers.store import add_teacher_scores
 from rerank_trainer.teachers.teacher import Teacher, as_teacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
-from rerank_trainer.trainers.base import RerankTrainer, Rows, require_targets
+from rerank_trainer.trainers.base import RerankTrainer, require_targets
+from rerank_trainer.trainers.sources import TrainSource, with_instruction
+
+logger = logging.getLogger(__name__)
 
 
 class DistillRerankTrainer(RerankTrainer):
     """Trains a student on a teacher's scores: by default KL between their distributions over each query's passages.
 
-    The teacher scores the training groups once, before training, with a progress bar; the scores are kept on disk
-    under a fingerprint of teacher and texts, so that a second run or student pays nothing.
+    The teacher scores the training groups once, before training, with a progress bar (of several sources, those whose
+    objective compares with it); the scores are kept on disk under a fingerprint of teacher and texts, so that a second
+    run or student pays nothing.
 
     Args:
         model: The student; see :class:`RerankTrainer`.
@@ -32,12 +44,17 @@ class DistillRerankTrainer(RerankTrainer):
             ``teacher_scores``.
         **options: The other arguments of :class:`RerankTrainer`.
 
+    Attributes:
+        teacher_reports: A :class:`TeacherReport` on each training set that was checked, in their order.
+
     Raises:
         ValueError: As :class:`RerankTrainer`; if the rows have no teacher scores and there is no teacher; if they have
-            and there is; if the teacher's head is untrained.
+            and there is; if the teacher's head is untrained; if the teacher's scores cannot be right (see
+            ``docs/watching.md``).
     """
 
     scores_are = "teacher_scores"
+    teacher_reports: list[TeacherReport]
 
     def __init__(
         self,
@@ -48,8 +65,11 @@ class DistillRerankTrainer(RerankTrainer):
         **options: Any,
     ) -> None:
         self.teacher = teacher
+        self.teacher_reports = []
         self._teacher_options = args
+        self._loaded_teacher: Teacher | None = None
         super().__init__(model, args, **options)
+        self._loaded_teacher = None  # its scores are there; a model of its own need not stay in memory
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
         """The loss of teacher scores that ``args.objective`` names, mixed with the labels; KL when it names none.
@@ -64,15 +84,71 @@ class DistillRerankTrainer(RerankTrainer):
             label_weight=args.label_weight,
         )
 
-    def _train_groups(self, rows: Rows, objective: Objective) -> datasets.Dataset:
-        if self.teacher is None:
-            return super()._train_groups(rows, objective)
+    def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:
+        """A loss of teacher scores, as in ``args.objective``; or one that only labels have, such as "infonce"."""
+        if name in LABEL_LOSSES and name not in TEACHER_LOSSES:
+            return contrastive_objective(name, temperature=args.temperature)
+        return super().named_source_objective(name, args)
+
+    def _train_groups(self, source: TrainSource, objective: Objective) -> datasets.Dataset | datasets.IterableDataset:
+        if self.teacher is not None or not objective.needs_teacher:
+            # a column `scores` can only mean labels
+            source = dataclasses.replace(source, scores_are=source.scores_are or "labels")
         args = self._teacher_options or RerankTrainingArguments("trainer_output")
-        # with a teacher, a column `scores` can only mean labels
-        groups = load_groups(rows, scores_are="labels")
-        autocast_dtype = torch.bfloat16 if args.bf16 else None
-        teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
+        if self.teacher is None or not objective.needs_teacher:
+            groups = super()._train_groups(source, objective)
+            if objective.needs_teacher:
+                self._check_teacher(groups, args, objective, scale=None)
+            return groups
+        groups = with_instruction(load_groups(source.rows, scores_are=source.scores_are), source.instruction)
+        if isinstance(groups, datasets.IterableDataset):
+            raise ValueError(
+                "a teacher scores all groups before training, and these rows are a stream. Load them whole, or write "
+                "its scores into the rows first (a column teacher_scores, see add_teacher_scores) with teacher=None."
+            )
+        if self._loaded_teacher is None:  # once for all sources
+            autocast_dtype = torch.bfloat16 if args.bf16 else None
+            self._loaded_teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
+        teacher = self._loaded_teacher
         with args.main_process_first(desc="teacher scores"):
             groups = add_teacher_scores(groups, teacher, cache_dir=args.teacher_cache_dir)
         require_targets(groups, objective)
+        self._check_teacher(groups, args, objective, scale=teacher.scale)
         return groups
+
+    def _check_teacher(
+        self,
+        groups: datasets.Dataset | datasets.IterableDataset,
+        args: RerankTrainingArguments,
+        objective: Objective,
+        *,
+        scale: str | None,
+    ) -> None:
+        """Check the teacher scores of a training set, if the arguments allow it, and say what was found."""
+        if not args.check_teacher:
+            return
+        if isinstance(groups, datasets.IterableDataset):
+            logger.info("teacher scores of a stream are not checked: nobody knows them yet")
+            return
+        is_main = args.process_index == 0
+        has_fresh_head = bool(self.reranker.fresh_parameters)
+        if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed or _is_placed(self.reranker.model)):
+            self.reranker.model.to(args.device)  # where the Trainer puts it next
+        report = check_teacher(
+            groups,
+            scale=args.teacher_scale or scale,
+            temperature=args.teacher_temperature if "kl" in objective.names else None,
+            predict=self.reranker.predict if is_main and not has_fresh_head else None,
+            seed=args.seed,
+        )
+        if is_main:
+            untrained = "; the student's head is freshly initialised, so it is not compared" if has_fresh_head else ""
+            logger.info("%s%s", report, untrained)
+            for warning in report.warnings:
+                logger.warning(warning)
+        self.teacher_reports.append(report)
+
+
+def _is_placed(model: PreTrainedModel) -> bool:
+    """Whether the model was loaded to where it stays: quantised, or spread over devices."""
+    return getattr(model, "is_quantized", False) or getattr(model, "hf_device_map", None) is not None

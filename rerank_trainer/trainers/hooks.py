@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput
 
+from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
+from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import write_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
 from rerank_trainer.objectives.objective import Objective, Targets
+from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
+from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
+from rerank_trainer.trainers.watch import RerankWatch, Seen
+
+if TYPE_CHECKING:
+    from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +51,21 @@ class EpochCallback(TrainerCallback):
 class GroupHooks(Trainer):
     """The Transformers Trainer taught to train on batches of groups.
 
-    Subclasses set ``reranker`` before and ``objective`` after the parent's ``__init__``.
+    Subclasses set ``reranker`` and ``evaluator`` before and both objectives after the parent's ``__init__``.
     """
 
     reranker: Reranker
     objective: Objective
+    eval_objective: Objective
+    evaluator: BaseEvaluator | None = None
+    model_wrapped: nn.Module
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
+
+    @property
+    def watch(self) -> RerankWatch | None:
+        """The callback that watches training; None when it was removed."""
+        return next((each for each in self.callback_handler.callbacks if isinstance(each, RerankWatch)), None)
 
     def train(
         self,
@@ -56,9 +74,36 @@ class GroupHooks(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
+        self._noted, self._train_cut = {}, Truncation()
+        self._forget_evaluation()
+        if self.watch is not None:
+            self.watch.attach(self)
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
+        if trial is None and self.args.verify_checkpoints == "final":
+            verify_folder(self, final_checkpoint(self.args, self.state))
         return output
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Not supported.
+
+        Raises:
+            ValueError: Always: a search sets the model up anew through ``model_init``, and a tokenizer, a head and
+                learning rates that follow the model's size belong to ours.
+        """
+        raise ValueError(
+            "hyperparameter_search sets up a bare model for each trial, without its tokenizer and learning rates. Make "
+            "a new trainer for each setting, by the model's name, and let your search call its train and evaluate."
+        )
 
     def compute_loss(
         self,
@@ -72,20 +117,23 @@ class GroupHooks(Trainer):
         Args:
             model: The wrapped model.
             inputs: A batch of the collator.
-            return_outputs: Whether to return ``(loss, {"scores": (batch_size, group_size)})``.
+            return_outputs: Whether to return ``(loss, {"scores": (batch_size, group_size), "values": (num_parts,
+                batch_size)})``: the scores, and each part's value for each group, times its weight.
             num_items_in_batch: Each part's count, ``(num_parts,)``; None counts this batch alone.
         """
         scores = self._scores(model, inputs)
         totals = self._counts([inputs], scores.device) if num_items_in_batch is None else num_items_in_batch
         values = self.objective(scores, _targets(inputs)) * inputs["weights"]
-        part_weights = torch.tensor(self.objective.part_weights, device=values.device)
-        parts = values.sum(dim=1) * part_weights / torch.as_tensor(totals).clamp(min=torch.finfo(values.dtype).tiny)
+        sums = values.sum(dim=1)
+        contributions = self.objective.contributions(sums, torch.as_tensor(totals))
+        loss = contributions.sum()
         if num_items_in_batch is not None:
+            self._note(inputs, contributions=contributions, sums=sums)
             # gradients are averaged over processes, but the counts are sums over them
-            parts = parts * self.accelerator.num_processes
-            self._note_parts(parts)
-        loss = parts.sum()
-        return (loss, {"scores": scores}) if return_outputs else loss
+            loss = loss * self.accelerator.num_processes
+            if self.watch is not None:
+                self.watch.see(self._seen(inputs, scores, values, loss))
+        return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def prediction_step(
         self,
@@ -94,17 +142,65 @@ class GroupHooks(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...] | None]:
-        """Loss (None where the batch lacks the objective's targets), scores, and the tensors of ``label_names``."""
+        """Loss (None where the batch lacks the objective's targets), scores, and the tensors of ``label_names``.
+
+        Scores are -100 where no passage is, as they are where Transformers joins batches of unlike width.
+        """
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.compute_loss_context_manager(), self._with_objective(self.eval_objective):
             if self.objective.needs_teacher and "teacher_scores" not in inputs:
                 loss, scores = None, self._scores(model, inputs)
             else:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
                 scores = outputs["scores"]
+                if "values" in outputs:  # a compute_loss of the user's own may leave them out
+                    counts = self.objective.counts(_targets(inputs)) * inputs["weights"]
+                    self._note_evaluation(sums=outputs["values"].T.contiguous(), totals=counts.T.contiguous())
+            self._note_evaluation(truncation=inputs["truncation"])
         if prediction_loss_only:
             return loss, None, None
+        scores = scores.masked_fill(~inputs["mask"], LABEL_PADDING)
         return loss, scores, tuple(inputs[name] for name in self.label_names)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As in Transformers; the figures of the evaluator join those of the (first) evaluation set."""
+        if self._evaluator_prefix is not None:  # called by itself, once for each of several sets
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        self._evaluator_prefix = metric_key_prefix
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._evaluator_prefix = None
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in Transformers; the loss is that of all groups as one batch, however they were cut into batches.
+
+        The metrics say which share of the pairs was cut, as ``eval_truncated``, and hold the evaluator's figures.
+        """
+        self._eval_noted = {}
+        if isinstance(self.compute_metrics, GroupMetrics):
+            self.compute_metrics.reset()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        cut = Truncation(*self._eval_noted.pop("truncation", torch.zeros(0)).long().tolist())
+        if self._eval_noted:
+            loss = self.eval_objective.contributions(**self._eval_noted).sum()
+            output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        output.metrics[f"{metric_key_prefix}_truncated"] = round(cut.share, 4)
+        self._warn_of_truncation(cut, metric_key_prefix)
+        if self.evaluator is not None and self._evaluator_prefix:
+            prefix, self._evaluator_prefix = self._evaluator_prefix, ""  # once, whatever the number of sets
+            figures = evaluator_figures(self.evaluator, self.reranker, self.args, self.state)
+            add_figures(output.metrics, figures, prefix=prefix)
+        return output
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Each part's count over the batches of an optimizer step and all processes, ``(num_parts,)`` float32."""
@@ -115,15 +211,44 @@ class GroupHooks(Trainer):
         if not isinstance(dataset, TrainGroups):
             return super()._get_train_sampler(train_dataset)
         strategy = self.args.train_sampling_strategy
-        if strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"train_sampling_strategy={strategy!r}: rows are ordered by length inside each batch already; "
-                "use 'random' or 'sequential'"
-            )
-        sampler = EpochSampler(len(dataset), seed=dataset.seed, shuffle=strategy == "random")
+        one_source = getattr(self.args, "batch_sources", "mixed") == "one"
+        sampler = dataset.sampler(
+            shuffle=strategy == "random",
+            multiple_of=self._groups_at_a_time(),
+            one_source_size=self._train_batch_size if one_source else None,
+        )
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
         return sampler
+
+    def _get_dataloader(
+        self,
+        dataset: Any,
+        description: str,
+        batch_size: int,
+        sampler_fn: Callable[[Any], Sampler[Any]] | None = None,
+        is_training: bool = False,
+        dataloader_key: str | None = None,
+    ) -> DataLoader[Any]:
+        """The parent's, with a source of chance of its own.
+
+        A new iterator draws a number, and one that persistent workers keep does not: drawn from the source that
+        dropout uses, it would let a resumed run leave the path of the whole run.
+        """
+        loader = super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, dataloader_key)
+        # accelerate wraps the loader that makes the iterators
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    def _prepare_input(self, data: Any) -> Any:
+        """The parent's, without DeepSpeed's cast of labels and teacher scores to the type of the weights."""
+        return data.to(self.args.device) if isinstance(data, Tensor) else super()._prepare_input(data)
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Count the tokens of all rows; there is no padding among them."""
+        if self.args.include_num_input_tokens_seen != "no":
+            tokens = inputs["student"]["lengths"].sum().to(self.args.device)
+            self.state.num_input_tokens_seen += int(self.accelerator.gather(tokens).sum())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The parent's optimizer, with freshly initialised parameters at their own learning rate."""
@@ -134,32 +259,121 @@ class GroupHooks(Trainer):
             split_off_head(optimizer, model or self.model, self.reranker.fresh_parameters, head_learning_rate)
         return optimizer
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The parent's norm of the gradient, which the watch looks at as well."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.watch is not None:
+            # of sharded weights it is a sharded tensor, which collectives do not take
+            self.watch.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return norm
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of one forward and backward: six a token and parameter outside the embeddings."""
         num_parameters = self.reranker.model.num_parameters(exclude_embeddings=True)
         return 6 * int(inputs["student"]["lengths"].sum()) * num_parameters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Transformers; with several parts, the loss of each stands beside the sum."""
-        if "loss" in logs and len(self.objective.names) > 1 and self._part_sums is not None:
-            sums = self.accelerator.reduce(self._part_sums, reduction="mean").tolist()
-            steps = max(1, self.state.global_step - self._parts_noted_at)
-            for name, total in zip(self.objective.names, sums, strict=True):
-                logs[f"loss_{name}"] = round(total / steps, 4)
-            self._part_sums, self._parts_noted_at = None, self.state.global_step
+        """As in Transformers; beside the loss stand those of parts and sources, the pairs cut, the watch's figures."""
+        if self._noted and ("loss" in logs or "train_loss" in logs):
+            noted, self._noted = self.accelerator.reduce(self._noted, reduction="sum"), {}
+            cut = Truncation(*noted.pop("truncation").tolist())
+            self._train_cut += cut
+            self._warn_of_truncation(self._train_cut, "training")
+            if "loss" in logs:
+                noted["contributions"] /= max(1, self.state.global_step - self._noted_at)
+                self._noted_at = self.state.global_step
+                logs.update({name: round(value, 4) for name, value in self.objective.figures(**noted).items()})
+                logs["truncated"] = round(cut.share, 4)
+        if "train_loss" in logs:
+            logs["train_truncated"] = round(self._train_cut.share, 4)
+        if "loss" in logs and self.watch is not None:
+            logs.update(self.watch.figures(self.args.device))
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        with _without_token(self.args):
-            super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            write_loader_files(output_dir or self.args.output_dir, max_length=self.reranker.max_length)
+        hide_token(self.args)
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        write_loader_files(folder, max_length=self.reranker.max_length)
+        is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if is_final or self.args.verify_checkpoints == "every_save":
+            verify_folder(self, folder)
 
-    _part_sums: Tensor | None = None
-    _parts_noted_at = 0
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
+        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
+            hide_token(self.args)
+            write_loader_files(self.args.output_dir, max_length=self.reranker.max_length)
+            if self.args.verify_checkpoints != "every_save":  # there it is verified already
+                verify_folder(self, checkpoint_folder)
+        super()._push_from_checkpoint(checkpoint_folder)
 
-    def _note_parts(self, parts: Tensor) -> None:
-        self._part_sums = parts.detach() + (0 if self._part_sums is None else self._part_sums)
+    def _groups_at_a_time(self) -> int:
+        """How many groups all processes take for one batch each; 1 where no batch need be whole."""
+        if self.args.world_size == 1 or self.args.dataloader_drop_last:
+            return 1
+        batches = 1 if self.args.accelerator_config.split_batches else self.args.world_size
+        return batches * self.args.train_batch_size
+
+    _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
+    _noted_at = 0
+    _train_cut = Truncation()
+    _eval_noted: dict[str, Tensor] = {}  # what an evaluation reports, summed over batches and processes
+    _evaluator_prefix: str | None = None  # None outside of evaluate(), empty when the evaluator has run
+    _warned_of: frozenset[str] = frozenset()
+
+    def _forget_evaluation(self) -> None:
+        """Let several processes train together after an ``evaluate()``.
+
+        An evaluation marks the bare model as prepared, and training would then leave out DistributedDataParallel
+        without a word: each process would train a model of its own.
+        """
+        is_wrapped = isinstance(self.model_wrapped, nn.parallel.DistributedDataParallel)
+        if self.accelerator.num_processes == 1 or is_wrapped or not self.accelerator._models:
+            return
+        if "_original_forward" in vars(self.model):  # under mixed precision; training would wrap it once more
+            self.model.forward = self.model.__dict__.pop("_original_forward")
+        self.accelerator._models.clear()
+        self.model._is_accelerate_prepared = False
+        self.model_wrapped = self.model
+
+    def _note_evaluation(self, **of_groups: Tensor) -> None:
+        """Add up what is known of each group, ``(B, ...)``, over processes."""
+        # gathered as predictions are: groups that were repeated to fill the last batch of a process count once
+        for name, values in self.accelerator.gather_for_metrics(of_groups).items():
+            self._eval_noted[name] = values.double().sum(dim=0) + self._eval_noted.get(name, 0)
+
+    def _warn_of_truncation(self, cut: Truncation, where: str) -> None:
+        if cut.share > WARNING_SHARE and where not in self._warned_of and self.is_world_process_zero():
+            logger.warning("%s: %s; raise max_length", where, cut.describe(self.reranker.max_length))
+            self._warned_of = self._warned_of | {where}
+
+    def _note(self, inputs: dict[str, Any], **of_parts: Tensor) -> None:
+        sources = torch.arange(len(getattr(self.data_collator, "sources", ())), device=inputs["weights"].device)
+        present = (inputs["weights"] > 0)[:, None]
+        noted = {
+            **of_parts,
+            "counts": self._counts([inputs], inputs["weights"].device),
+            "groups": (present & (inputs["source"][:, None] == sources)).sum(dim=0) if len(sources) else sources,
+            "truncation": (present * inputs["truncation"]).sum(dim=0),
+        }
+        self._noted = {name: value.detach() + self._noted.get(name, 0) for name, value in noted.items()}
+
+    @contextlib.contextmanager
+    def _with_objective(self, objective: Objective) -> Iterator[None]:
+        """Evaluation knows no sources: its loss is that of the trainer's own objective."""
+        kept, self.objective = self.objective, objective
+        try:
+            yield
+        finally:
+            self.objective = kept
+
+    def _seen(self, inputs: dict[str, Any], scores: Tensor, values: Tensor, loss: Tensor) -> Seen:
+        targets = _targets(inputs)
+        defined = self.objective.counts(targets).any(dim=0)
+        return Seen(loss.detach(), values.detach(), scores.detach(), targets, defined, inputs["row"])
 
     def _counts(self, batches: Sequence[dict[str, Any]], device: torch.device) -> Tensor:
         """Each part's count over batches of this process; a group counts with its weight."""
@@ -174,14 +388,7 @@ class GroupHooks(Trainer):
 
 
 def _targets(inputs: dict[str, Any]) -> Targets:
-    return Targets(inputs["labels"], inputs["mask"], inputs.get("teacher_scores"))
-
-
-@contextlib.contextmanager
-def _without_token(args: TrainingArguments) -> Iterator[None]:
-    """Keep the Hub token out of ``training_args.bin``."""
-    token, args.hub_token = args.hub_token, None
-    try:
-        yield
-    finally:
-        args.hub_token = token
+    weights = inputs.get("passage_weights")
+    mask = inputs["mask"] & (inputs["weights"] > 0)[:, None]  # a group without weight is as if it were not there
+    mask = mask if weights is None else mask & (weights > 0)
+    return Targets(inputs["labels"], mask, inputs.get("teacher_scores"), weights, inputs.get("source"))

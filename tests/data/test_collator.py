@@ -30,13 +30,22 @@ def test_a_batch_of_ragged_groups_in_full():
     assert batch["teacher_scores"].tolist() == [[-1, 3.5, 0.5], [2, 0, 0]]
     assert batch["weights"].tolist() == [0.5, 1.0]
     assert batch["row"].tolist() == [4, 7]
-    assert "missed_gains" not in batch
+    assert not {"missed_gains", "passage_weights", "source"} & set(batch)
     rows = batch["student"]
     assert rows["cells"].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0]]
     ids = [TEMPLATE.tokenizer(TEXTS[0], passage)["input_ids"] for passage in ("fire", "water", "rain", "ship")]
     assert rows["input_ids"].tolist() == [token for row in ids for token in row]
     assert rows["lengths"].tolist() == [len(row) for row in ids]
     assert rows["prefix_lengths"].tolist() == [len(TEMPLATE.tokenizer(TEXTS[0])["input_ids"])] * 4
+
+
+def test_passage_weights_and_teacher_scores_of_some_groups_leave_the_others_at_one_and_zero():
+    batch = RerankCollator(TEMPLATE)(
+        [group(["fire", "water"], teacher_scores=None), group(["rain"], passage_weights=[2.5], teacher_scores=[3.0])]
+    )
+
+    assert batch["passage_weights"].tolist() == [[1, 1], [2.5, 0]]
+    assert batch["teacher_scores"].tolist() == [[0, 0], [3, 0]]
 
 
 def test_groups_without_labels_or_teacher_have_zeros_and_no_teacher_scores():

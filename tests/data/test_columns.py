@@ -20,6 +20,7 @@ FULL = GROUP | {
     "instruction": "i",
     "source": "s",
     "weight": 1.0,
+    "passage_weights": [1.0, 0.5],
     "missed_gains": [1.0],
 }
 
@@ -56,6 +57,8 @@ BAD_VALUES = [
     (FULL, "weight", math.nan, f"column 'weight': {GAIN} nan"),
     (FULL, "weight", None, f"column 'weight': {GAIN} None"),
     (FULL, "missed_gains", [0.0], "column 'missed_gains', entry 0: expected a finite number above 0, found 0.0"),
+    (FULL, "passage_weights", [1.0, -0.5], "column 'passage_weights', entry 1: expected a finite number of 0 or more"),
+    (FULL, "passage_weights", [1.0], "column 'passages' has 2 entries but column 'passage_weights' has 1"),
     (FULL, "missed_gains", None, "column 'missed_gains': expected a list .* found None"),
     (FULL, "query_id", None, "column 'query_id': expected an id, found None"),
     (FULL, "passage_ids", ["1"], "column 'passages' has 2 entries but column 'passage_ids' has 1"),

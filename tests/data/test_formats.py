@@ -24,28 +24,44 @@ GROUPS = [
 
 
 def examples():
-    """Heading -> the JSON blocks under it."""
-    sections = re.split(r"^### (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    found = dict(zip(sections[::2], sections[1::2], strict=True))
-    return {
-        name: [json.loads(b) for b in re.findall(r"```json\n(.*?)```", text, re.DOTALL)] for name, text in found.items()
-    }
+    """(name of the layout, heading of the example, its JSON blocks); under ``####`` stand further examples."""
+    page = PAGE.read_text(encoding="utf-8").split("## Files")[0]
+    parts = re.split(r"^(####?) (.+)$", page, flags=re.MULTILINE)[1:]
+    found, layout = [], ""
+    for level, heading, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        layout = heading if level == "###" else layout
+        blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+        found.append((layout, heading, blocks))
+    return found
 
 
-@pytest.mark.parametrize("name", [layout.name for layout in LAYOUTS])
-def test_the_example_on_the_page_is_recognised_and_converted_as_shown(name, caplog):
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "blocks"), [pytest.param(layout, blocks, id=heading) for layout, heading, blocks in examples()]
+)
+def test_the_example_on_the_page_is_recognised_and_converted_as_shown(layout, blocks, caplog, tmp_path):
     caplog.set_level(logging.INFO)
-    rows, groups = examples()[name]
+    rows, *tables, groups = blocks
+    names = ["queries", "corpus"][2 - len(tables) :]
 
-    converted = to_groups(Dataset.from_list(rows))
+    converted = load_groups(
+        jsonl(tmp_path / "rows.jsonl", rows),
+        **{name: jsonl(tmp_path / f"{name}.jsonl", table) for name, table in zip(names, tables, strict=True)},
+    )
 
     assert list(converted) == groups
-    assert f"rows of the layout {name!r}" in caplog.text
+    assert f"rows of the layout {layout!r}" in caplog.text
 
 
 def test_the_page_shows_every_layout_and_no_other():
-    assert list(examples()) == [layout.name for layout in LAYOUTS]
-    assert re.findall(r"^\| \[(.+?)\]", PAGE.read_text(encoding="utf-8"), re.MULTILINE) == list(examples())
+    headings = list(dict.fromkeys(layout for layout, _, _ in examples()))
+
+    assert headings == [layout.name for layout in LAYOUTS]
+    assert re.findall(r"^\| \[(.+?)\]", PAGE.read_text(encoding="utf-8"), re.MULTILINE) == headings
 
 
 def test_one_line_says_what_each_column_was_taken_for(caplog):
@@ -100,7 +116,6 @@ def test_the_given_data_set_is_not_changed():
         (DatasetDict({"dev": Dataset.from_list(ROWS)}), r"the splits \['dev'\]. Did you mean dataset\['dev'\]\?"),
         (DatasetDict({"test": Dataset.from_list(ROWS), "train": Dataset.from_list(ROWS)}), r"dataset\['train'\]"),
         (DatasetDict({}), r"found the splits \[\]"),
-        (Dataset.from_list(ROWS).to_iterable_dataset(), "found a datasets.IterableDataset: streams are not supported"),
         (ROWS, r"found a list. Make one with datasets.Dataset.from_list"),
         (Dataset.from_list(ROWS).select([]), r"expected one row or more, found none .* \['query', 'docs', 'labels'\]"),
     ],
@@ -199,7 +214,7 @@ def test_a_data_set_on_the_hub_is_asked_for_with_its_options(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fake)
 
     assert list(load_groups("org/rows", name="lists", split="dev", revision="v2", token="t")) == GROUPS
-    assert asked == [(("org/rows", "lists"), {"split": "dev", "revision": "v2", "token": "t"})]
+    assert asked == [(("org/rows", "lists"), {"split": "dev", "revision": "v2", "token": "t", "streaming": False})]
 
 
 def test_a_folder_of_the_hub_without_a_split_is_refused(monkeypatch):

@@ -8,7 +8,7 @@ import datasets
 import pytest
 from torch.utils.data import DataLoader
 
-from rerank_trainer.data.sampling import EpochSampler, EvalGroups, TrainGroups, choose_passages
+from rerank_trainer.data.sampling import FILLER, EpochSampler, EvalGroups, TrainGroups, choose_passages
 
 GROUPS = datasets.Dataset.from_dict(
     {
@@ -71,6 +71,21 @@ def test_labels_and_teacher_scores_go_with_their_passages():
     assert row["teacher_scores"] == [20.0 + position for position in positions]
 
 
+def test_a_passage_of_weight_zero_is_never_chosen_and_the_others_as_if_it_were_not_there():
+    weights = [[float((i + j) % 3) for j in range(10)] for i in range(6)]
+    rows = [dict(row, passage_weights=w) for row, w in zip(GROUPS, weights, strict=True)]
+    bare = []
+    for row in rows:
+        kept = [j for j in range(10) if row["passage_weights"][j]]
+        bare.append({"query": row["query"], **{n: [row[n][j] for j in kept] for n in ("passages", "labels")}})
+    weighted, without = (TrainGroups(datasets.Dataset.from_list(r), passages_per_query=4, seed=1) for r in (rows, bare))
+
+    for index in range(6):
+        row = weighted[2, index]
+        assert row["passages"] == without[2, index]["passages"]
+        assert row["passage_weights"] == [weights[index][int(p.split()[-1])] for p in row["passages"]]
+
+
 def test_each_epoch_has_its_own_order_and_passages_and_repeats_them():
     def epoch(number):
         sampler = EpochSampler(6, seed=7)
@@ -112,3 +127,21 @@ def test_evaluation_takes_groups_whole_with_their_missed_gains():
     row = EvalGroups(GROUPS)[3]
 
     assert len(row["passages"]) == 10 and row["missed_gains"] == [1.0] and row["row"] == 3
+
+
+@pytest.mark.parametrize(("multiple_of", "num_fillers"), [(1, 0), (3, 0), (4, 2), (8, 2)])
+def test_an_epoch_is_filled_up_behind_all_groups(multiple_of, num_fillers):
+    sampler = EpochSampler(6, seed=0, multiple_of=multiple_of)
+    keys = list(sampler)
+
+    assert len(sampler) == len(keys) == 6 + num_fillers
+    assert sorted(keys[:6]) == [(0, i) for i in range(6)]
+    assert keys[6:] == [(0, FILLER)] * num_fillers
+
+
+def test_a_filler_is_one_passage_of_weight_zero_and_of_no_group():
+    groups = GROUPS.add_column("weight", [3.0] * 6)
+    filler = TrainGroups(groups, passages_per_query=4, seed=0)[1, FILLER]
+
+    assert filler["weight"] == 0.0 and filler["row"] == FILLER
+    assert [len(filler[name]) for name in ("passages", "labels", "teacher_scores")] == [1, 1, 1]

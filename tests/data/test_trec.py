@@ -6,9 +6,10 @@ import random
 
 import ir_measures
 import pytest
+from datasets import Dataset
 
 from rerank_trainer.data.formats import to_groups
-from rerank_trainer.data.trec import load_beir, read_qrels, read_run, write_run
+from rerank_trainer.data.trec import load_beir, load_trec, read_qrels, read_run, write_run
 
 
 def written(path, *lines):
@@ -368,6 +369,72 @@ def test_missing_files_are_listed_by_name(folder):
 def test_counts_below_one_are_refused(folder, option):
     with pytest.raises(ValueError, match=f"{option} must be 1 or more, found 0"):
         load_beir(folder, "test", **{option: 0})
+
+
+# ---- runs and qrels outside a folder
+
+
+@pytest.fixture
+def tables(folder):
+    """The texts of the folder under other names, as data sets; ids of the corpus are no longer those of BEIR."""
+    queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    corpus = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    return {
+        "queries": Dataset.from_list([{"query": row["text"], "query_id": row["_id"]} for row in queries]),
+        "corpus": Dataset.from_list(
+            [{"docid": row["_id"], "title": row.get("title"), "text": row["text"]} for row in corpus]
+        ),
+    }
+
+
+@pytest.mark.parametrize("add_positives", [True, False])
+def test_tables_and_a_folder_with_the_same_texts_give_the_same_groups(folder, tables, tmp_path, add_positives):
+    for name, table in tables.items():
+        table.to_parquet(tmp_path / f"{name}.parquet")
+    qrels = written(tmp_path / "qrels.txt", "q1 0 p4 1", "q1 0 p2 2", "q2 0 p3 1", "q2 0 p1 0", "q3 0 p5 1")
+    paths = {name: tmp_path / f"{name}.parquet" for name in tables}
+    run, options = folder / "run.trec", {"depth": 2, "add_positives": add_positives}
+
+    expected = list(load_beir(folder, "test", run=run, **options))
+
+    assert list(load_trec(run, qrels, **tables, **options)) == expected
+    assert list(load_trec(str(run), str(qrels), **paths, **options)) == expected
+
+
+def test_queries_without_candidates_stay_groups_without_passages(folder, tables):
+    groups = load_trec(folder / "run.trec", folder / "qrels" / "test.tsv", **tables)
+
+    assert groups["query_id"][:] == ["q1", "q2", "q3"]
+    assert (groups[2]["passages"], groups[2]["missed_gains"]) == ([], [1.0])
+
+
+def test_lines_of_json_may_name_ids_and_texts_in_other_words(folder, tables, tmp_path):
+    written(tmp_path / "c.jsonl", *json_lines(*tables["corpus"]))
+    written(tmp_path / "q.jsonl", *json_lines(*tables["queries"]))
+    qrels, run = folder / "qrels" / "test.tsv", folder / "run.trec"
+
+    assert list(load_trec(run, qrels, queries=tmp_path / "q.jsonl", corpus=tmp_path / "c.jsonl")) == list(
+        load_beir(folder, "test", run=run)
+    )
+
+
+def test_bm25_searches_a_table_where_no_run_is_given(folder, tables):
+    qrels = folder / "qrels" / "test.tsv"
+
+    assert list(load_trec(None, qrels, **tables)) == list(load_beir(folder, "test"))
+
+
+def test_what_a_table_lacks_is_named_with_the_line_that_wants_it(folder, tables):
+    qrels, run = folder / "qrels" / "test.tsv", folder / "run.trec"
+    few = tables["corpus"].select([0, 1, 2])
+    empty = tables["corpus"].map(lambda row: row | ({"title": "", "text": " "} if row["docid"] == "p1" else {}))
+
+    with pytest.raises(ValueError, match=r"passage 'p\d' is not in the data set corpus= \(\d such in all\)"):
+        load_trec(run, qrels, queries=tables["queries"], corpus=few)
+    with pytest.raises(ValueError, match="test.tsv:2: query 'q1' is not in the data set queries="):
+        load_trec(run, qrels, queries=tables["queries"].select([0]), corpus=tables["corpus"])
+    with pytest.raises(ValueError, match="the data set corpus=: passage 'p1', a candidate of query 'q1', has neither"):
+        load_trec(run, qrels, queries=tables["queries"], corpus=empty)
 
 
 @pytest.mark.slow

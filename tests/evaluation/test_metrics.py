@@ -8,6 +8,8 @@ import ir_measures
 import numpy as np
 import pytest
 
+from rerank_trainer.data.trec import load_beir, write_run
+from rerank_trainer.evaluation.evaluator import evaluate_groups
 from rerank_trainer.evaluation.metrics import parse_metric, ranking_metrics
 
 
@@ -35,9 +37,10 @@ def test_mrr_map_recall_and_precision_by_hand():
 
 
 def test_a_list_that_misses_a_positive_cannot_reach_one():
-    figures = ranking_metrics([[2.0, 1.0]], [[1, 0]], [[1.0]], metrics=["ndcg@10", "recall@10", "mrr@10"])
+    figures = ranking_metrics([[2.0, 1.0]], [[1, 0]], [[1.0]], metrics=["ndcg@10", "recall@10", "map", "mrr@10"])
 
     assert figures["recall@10"] == 0.5
+    assert figures["map"] == 0.5
     assert figures["ndcg@10"] == pytest.approx(1 / (1 + 1 / math.log2(3)))
     assert figures["mrr@10"] == 1.0
 
@@ -54,43 +57,110 @@ def test_a_group_without_any_positive_is_left_out():
 
 
 def test_padding_does_not_rank():
-    padded = np.array([[-3.0, -5.0, 0.0]])
     labels = np.array([[0.0, 1.0, -100.0]])
 
-    assert ranking_metrics(padded, labels, metrics=["mrr@10"])["mrr@10"] == 0.5
+    for fill in (0.0, -5.0, -100.0, float("inf"), float("nan")):
+        padded = np.array([[-3.0, -5.0, fill]])
+        assert ranking_metrics(padded, labels, [[-100]], metrics=["mrr@10"])["mrr@10"] == 0.5
 
 
-def test_equal_scores_favour_neither_position_nor_label():
-    labels = [[1, 0], [0, 1]] * 200
-    mrr = ranking_metrics([[0.0, 0.0]] * 400, labels, metrics=["mrr@10"])["mrr@10"]
-    first = ranking_metrics([[0.0, 0.0]] * 400, [[1, 0]] * 400, metrics=["mrr@10"])["mrr@10"]
-
-    assert mrr == pytest.approx(0.75, abs=0.03) and first == pytest.approx(0.75, abs=0.03)
-
-
-def test_figures_equal_those_of_ir_measures_on_trec_files(tmp_path):
+@pytest.fixture
+def random_ranking(tmp_path):
+    """Scores, labels and missed gains of 20 queries of unlike length, and the same as TREC files."""
     chance = np.random.default_rng(0)
-    scores = [chance.normal(size=12) for _ in range(20)]
-    labels = [chance.integers(0, 3, size=12) for _ in range(20)]
-    (tmp_path / "run").write_text(
-        "".join(f"{q} Q0 p{i} 1 {s:.17g} tag\n" for q, row in enumerate(scores) for i, s in enumerate(row))
-    )
-    (tmp_path / "qrels").write_text(
-        "".join(f"{q} 0 p{i} {y}\n" for q, row in enumerate(labels) for i, y in enumerate(row))
-    )
+    sizes = [0, *chance.integers(1, 15, size=19)]
+    scores = [chance.normal(size=size) for size in sizes]
+    labels = [chance.integers(0, 3, size=size) for size in sizes]
+    missed = [chance.integers(1, 3, size=1 + index % 3) for index in range(20)]
+    run = {f"q{q}": [(f"p{i}", score) for i, score in enumerate(row)] for q, row in enumerate(scores)}
+    write_run(tmp_path / "run", run, tag="random")
+    lines = [f"q{q} 0 p{i} {grade}\n" for q, row in enumerate(labels) for i, grade in enumerate(row)]
+    lines += [f"q{q} 0 missed{i} {grade}\n" for q, row in enumerate(missed) for i, grade in enumerate(row)]
+    (tmp_path / "qrels").write_text("".join(lines))
+    return scores, labels, missed, tmp_path
+
+
+METRICS = ["ndcg", "ndcg@10", "ndcg@3", "mrr", "mrr@2", "map", "map@10", "recall@5", "recall@100", "precision@5"]
+
+
+def test_figures_equal_those_of_ir_measures_on_trec_files(random_ranking):
+    scores, labels, missed, folder = random_ranking
     expected = ir_measures.calc_aggregate(
-        [ir_measures.nDCG @ 10, ir_measures.RR @ 10, ir_measures.AP, ir_measures.R @ 5],
-        ir_measures.read_trec_qrels(str(tmp_path / "qrels")),
-        ir_measures.read_trec_run(str(tmp_path / "run")),
+        [parse_metric(name) for name in METRICS],
+        ir_measures.read_trec_qrels(str(folder / "qrels")),
+        ir_measures.read_trec_run(str(folder / "run")),
     )
 
-    figures = ranking_metrics(scores, labels, metrics=["ndcg@10", "mrr@10", "map", "recall@5"])
-    assert list(figures.values()) == pytest.approx([expected[parse_metric(name)] for name in figures])
+    figures = ranking_metrics(scores, labels, missed, metrics=METRICS)
+    assert figures == pytest.approx({name: expected[parse_metric(name)] for name in METRICS})
+    assert ranking_metrics(scores, labels, metrics=["ndcg"])["ndcg"] > figures["ndcg"]  # what was missed counts
+
+
+def test_figures_equal_those_of_trec_eval_on_trec_files(random_ranking):
+    pytrec_eval = pytest.importorskip("pytrec_eval")
+    scores, labels, missed, folder = random_ranking
+    names = {"ndcg": "ndcg", "ndcg@10": "ndcg_cut_10", "mrr": "recip_rank", "map": "map", "recall@5": "recall_5"}
+    with open(folder / "qrels") as qrels, open(folder / "run") as run:
+        evaluator = pytrec_eval.RelevanceEvaluator(
+            pytrec_eval.parse_qrel(qrels), {"ndcg", "ndcg_cut.10", "recip_rank", "map", "recall.5"}
+        )
+        of_queries = evaluator.evaluate(pytrec_eval.parse_run(run)).values()
+
+    # trec_eval leaves out the query without candidates; here it counts 0
+    assert len(of_queries) == 19
+    expected = {name: sum(values[theirs] for values in of_queries) / 20 for name, theirs in names.items()}
+    assert ranking_metrics(scores, labels, missed, metrics=list(names)) == pytest.approx(expected)
+
+
+def test_a_beir_folder_is_judged_as_ir_measures_judges_its_run_and_qrels(tmp_path):
+    (tmp_path / "qrels").mkdir()
+    passages = {"p1": "one", "p2": "two", "p3": "three", "p4": "four"}
+    (tmp_path / "corpus.jsonl").write_text("\n".join(f'{{"_id": "{p}", "text": "{t}"}}' for p, t in passages.items()))
+    (tmp_path / "queries.jsonl").write_text("\n".join(f'{{"_id": "q{i}", "text": "query {i}"}}' for i in range(4)))
+    # q0 lacks p4, of the highest grade; q1 has no candidates at all; q2 has a negative grade; q3 nothing relevant
+    qrels = "q0 0 p1 1\nq0 0 p4 3\nq1 0 p2 1\nq2 0 p3 -1\nq2 0 p1 2\nq3 0 p1 0\n"
+    (tmp_path / "qrels" / "test.tsv").write_text(qrels)
+    run = {"q0": [("p1", 3.0), ("p2", 2.0)], "q2": [("p3", 5.0), ("p1", 4.0)], "q3": [("p1", 1.0)]}
+    write_run(tmp_path / "run.trec", run, tag="first")
+    judged = [qrel for qrel in ir_measures.read_trec_qrels(qrels) if qrel.query_id != "q3"]
+
+    expected = ir_measures.calc_aggregate(
+        [parse_metric(name) for name in METRICS], judged, ir_measures.read_trec_run(str(tmp_path / "run.trec"))
+    )
+    groups = load_beir(tmp_path, "test", run=tmp_path / "run.trec")
+    figures = evaluate_groups(groups, metrics=METRICS)
+    assert figures == pytest.approx({name: expected[parse_metric(name)] for name in METRICS})
+    assert figures["mrr"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+    assert figures["recall@100"] == pytest.approx((1 / 2 + 0 + 1) / 3)
 
 
 def test_a_label_that_is_no_integer_is_refused_with_its_group():
     with pytest.raises(ValueError, match="group 1 has the label 0.5"):
         ranking_metrics([[1.0], [1.0]], [[1], [0.5]])
+
+
+@pytest.mark.parametrize("grade", [-1, -2.0, float("nan"), 0.5])
+def test_a_grade_below_zero_is_refused_instead_of_taken_for_padding(grade):
+    with pytest.raises(ValueError, match=f"group 0 has the label {float(grade)}"):
+        ranking_metrics([[1.0, 2.0]], [[1, grade]])
+    with pytest.raises(ValueError, match=f"group 0 has the missed gain {float(grade)}"):
+        ranking_metrics([[1.0, 2.0]], [[1, 0]], [[grade]])
+
+
+def test_unlike_numbers_of_scores_and_labels_are_refused():
+    with pytest.raises(ValueError, match="group 1 has 1 scores for 2 labels"):
+        ranking_metrics([[1.0], [1.0]], [[1], [1, 0]])
+    with pytest.raises(ValueError, match="found 2, 1 and 1 groups"):
+        ranking_metrics([[1.0], [1.0]], [[1]])
+
+
+def test_how_many_groups_are_left_out_or_tied_is_logged(caplog):
+    caplog.set_level("INFO")
+    ranking_metrics([[1.0], [1.0], [2.0, 2.0]], [[1], [0], [0, 1]])
+    ranking_metrics([[1.0]], [[0]])
+
+    assert "3 groups: 1 without a positive, in the list or missed, are left out of the means; 1," in caplog.text
+    assert "none of 1 groups has a positive" in caplog.text
 
 
 def test_a_score_that_is_no_number_is_refused():

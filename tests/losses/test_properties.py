@@ -175,6 +175,106 @@ def test_masked_passage_counts_as_absent(name, options, garbage):
     assert (LOSSES[name].counts(wide["labels"], wide_mask) == LOSSES[name].counts(labels, mask)).all()
 
 
+WEIGHTS = [[1, 2, 3, 1], [2, 0, 1, 3], [1, 1, 4, 2]]
+
+
+def repeated(cells: Tensor, times: list[int]) -> Tensor:
+    """One group in which each passage stands so many times, ``(1, sum of times)``."""
+    return cells.repeat_interleave(torch.tensor(times))[None]
+
+
+@each_loss_and_option
+def test_an_integer_weight_counts_as_the_passage_repeated(name, options):
+    scores, labels, mask = example(name, torch.float64)
+    weights = torch.tensor(WEIGHTS)
+    if name in ("margin_mse", "kl"):  # with two best passages, of which one is there three times
+        labels[1] = torch.tensor([0.5, 2.0, -1.0, 0.5])
+
+    values, gradient = value_and_gradient(name, scores, labels, mask, weights=weights, **options)
+
+    for row, times in enumerate(WEIGHTS):
+        copies = repeated(scores[row], times), repeated(labels[row], times)
+        value, of_copies = value_and_gradient(name, *copies, torch.ones_like(copies[0], dtype=torch.bool), **options)
+        summed = torch.stack([part.sum() for part in of_copies[0].split(times)])
+        torch.testing.assert_close(values[row : row + 1], value)
+        torch.testing.assert_close(gradient[row], summed)
+    assert not values.equal(value_and_gradient(name, scores, labels, mask, **options)[0])
+
+
+@each_garbage
+@each_loss_and_option
+def test_a_weight_of_zero_counts_as_masked(name, options, garbage):
+    scores, labels, mask = example(name)
+    scores, labels, absent = scores.detach(), labels, mask.clone()
+    weights = torch.ones(3, 4)
+    for row, column in ((0, 3), (1, 0), (2, 1)):
+        scores[row, column] = labels[row, column] = garbage
+        weights[row, column], absent[row, column] = 0.0, False
+
+    values, gradient = value_and_gradient(name, scores, labels, mask, weights=weights, **options)
+
+    expected_values, expected_gradient = value_and_gradient(name, scores, labels, absent, **options)
+    torch.testing.assert_close(values, expected_values, equal_nan=True)
+    torch.testing.assert_close(gradient, expected_gradient)
+    assert (gradient[~absent] == 0).all()
+
+
+@each_loss_and_option
+def test_weights_of_one_change_nothing(name, options):
+    scores, labels, mask = example(name)
+    mask[0, 2] = False
+    weights = torch.ones(3, 4).masked_fill(~mask, NAN)  # what stands at a masked passage is not seen
+
+    values, gradient = value_and_gradient(name, scores, labels, mask, weights=weights, **options)
+
+    expected_values, expected_gradient = value_and_gradient(name, scores, labels, mask, **options)
+    assert values.equal(expected_values)
+    assert gradient.equal(expected_gradient)
+
+
+@each_loss_and_option
+def test_gradient_under_weights_is_the_derivative_of_the_value(name, options):
+    scores, labels, mask = example(name, torch.float64)
+    weights = torch.tensor([[0.5, 0.0, 1.5, 2.0], [0.1, 0.2, 0.3, 0.0], [1.0, 7.0, 0.25, 1.0]], dtype=torch.float64)
+
+    def loss(scores):
+        return LOSSES[name](scores, labels, mask=mask, weights=weights, **options)
+
+    assert torch.autograd.gradcheck(loss, scores)
+
+
+@each_loss
+def test_fractional_weights_give_a_value_between_those_of_the_integers_around(name):
+    scores, labels, mask = example(name)
+    weights = torch.ones(3, 4)
+    around = []
+    for weight in (0.0, 0.25, 0.5, 0.75, 1.0):
+        weights[0, 0] = weight
+        around.append(LOSSES[name](scores, labels, mask=mask, weights=weights)[0].item())
+
+    assert around == sorted(around) or around == sorted(around, reverse=True)
+    assert len(set(around)) == 5 and all(map(math.isfinite, around))
+
+
+@each_loss
+def test_extreme_scores_under_weights_give_a_finite_value_and_gradient(name):
+    size = CASES[name].extreme
+    scores = torch.tensor([[size, 0.0, -size, size], [-size, -size, size, -size], [size, size, size, size]])
+    _, labels, mask = example(name)
+
+    values, gradient = value_and_gradient(name, scores, labels, mask, weights=torch.tensor(WEIGHTS))
+
+    assert values.isfinite().all() and gradient.isfinite().all()
+
+
+@each_loss
+def test_weights_of_another_shape_are_refused(name):
+    scores, labels, mask = example(name)
+
+    with pytest.raises(ValueError, match=r"must have one shape .* weights \(3, 1\), mask \(3, 4\)"):
+        LOSSES[name](scores, labels, mask=mask, weights=torch.ones(3, 1))
+
+
 @each_loss
 def test_groups_of_unequal_size_are_worth_what_each_is_alone(name):
     scores, labels, mask = example(name)
@@ -450,7 +550,9 @@ def test_contract_is_visible_on_the_function(name):
     loss_fn = LOSSES[name]
     parameters = inspect.signature(loss_fn).parameters
 
-    assert list(parameters)[:4] == ["scores", "labels", "mask", "temperature"]
+    assert list(parameters)[:5] == ["scores", "labels", "mask", "temperature", "weights"]
+    assert parameters["weights"].default is None
+    assert set(list(parameters)[5:]) == {option for options in CASES[name].options for option in options}
     assert all(parameters[option].kind is inspect.Parameter.KEYWORD_ONLY for option in list(parameters)[2:])
     assert parameters["temperature"].default == 1.0
     assert loss_fn.__name__ == name

@@ -279,26 +279,27 @@ def test_formula_and_counts_see_zeros_where_there_is_nothing_to_see():
         return labels[:, 0] > 0
 
     @defined_where(first_is_positive)
-    def loss_fn(scores, labels, *, mask, temperature=1.0):
-        seen.update(scores=scores.tolist(), labels=labels.tolist(), mask=mask.tolist())
+    def loss_fn(scores, labels, *, weights, temperature=1.0):
+        seen.update(scores=scores.tolist(), labels=labels.tolist(), weights=weights.tolist())
         return scores.sum(dim=-1)
 
     loss_fn(
         torch.tensor([[1.0, math.nan], [2.0, 3.0]]),
         torch.tensor([[5.0, -100.0], [0.0, 6.0]]),
         mask=torch.tensor([[True, False], [True, True]]),
+        weights=torch.tensor([[3.0, math.nan], [4.0, 5.0]]),
     )
 
     assert seen["labels of counts"] == [[5.0, 0.0], [0.0, 6.0]]
     assert seen["scores"] == [[1.0, 0.0], [0.0, 0.0]]
     assert seen["labels"] == [[5.0, 0.0], [0.0, 0.0]]
-    assert seen["mask"] == [[True, False], [False, False]]
+    assert seen["weights"] == [[3.0, 0.0], [0.0, 0.0]]
 
 
 @pytest.mark.parametrize("formula_value", [5.0, math.nan, math.inf])
 def test_group_that_does_not_count_is_zero_whatever_the_formula_says(formula_value):
     @defined_where(has_two_passages)
-    def loss_fn(scores, labels, *, mask, temperature=1.0):
+    def loss_fn(scores, labels, *, weights, temperature=1.0):
         return scores.sum(dim=-1) + formula_value
 
     scores = torch.ones(2, 2, requires_grad=True)

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from rerank_trainer.models.reranker import Reranker
-from tests.tiny_models import PAIRS, TEXTS, byte_tokenizer, tiny_model
+from rerank_trainer.models.windows import Windows
+from tests.tiny_models import DECODERS, KINDS, PAIRS, TEXTS, byte_tokenizer, tiny_model
 
-KINDS = ["bert", "modernbert", "qwen3"]
+
+class Saved(NamedTuple):
+    """A reranker, the folder that it was saved to, and its scores of PAIRS."""
+
+    reranker: Reranker
+    folder: str
+    scores: torch.Tensor
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "minilm"])
 def saved(request, tmp_path_factory, minilm_path):
-    """A reranker and the folder that it was saved to."""
     if request.param == "minilm":
         reranker = Reranker.from_pretrained(minilm_path, max_length=64)
         torch.manual_seed(0)
@@ -27,60 +34,66 @@ def saved(request, tmp_path_factory, minilm_path):
         reranker = Reranker(*tiny_model(request.param), max_length=64)
     folder = tmp_path_factory.mktemp(request.param)
     reranker.save_pretrained(folder)
-    return reranker, str(folder)
+    return Saved(reranker, str(folder), reranker.predict(PAIRS))
 
 
-def transformers_scores(folder: str, pairs: list[tuple[str, str]]) -> torch.Tensor:
+def transformers_scores(folder: str, pairs: list[tuple[str, str]], **options) -> torch.Tensor:
     """Scores by plain Transformers, in one padded batch."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     queries, passages = zip(*pairs, strict=True)
-    batch = tokenizer(queries, passages, padding=True, truncation="only_second", return_tensors="pt")
+    batch = tokenizer(queries, passages, padding=True, truncation=True, return_tensors="pt", **options)
     with torch.no_grad():
         return model(**batch).logits[:, 0]
 
 
 def test_scores_spread_and_depend_on_the_passage(saved):
-    reranker, _ = saved
-    scores = reranker.predict(PAIRS)
-
-    assert scores.std() > 0.1
+    assert saved.scores.std() > 0.1
     swapped = [(PAIRS[0][0], PAIRS[1][1]), (PAIRS[1][0], PAIRS[0][1])]
-    assert (reranker.predict(swapped) - scores[:2]).abs().min() > 1e-3
+    assert (saved.reranker.predict(swapped) - saved.scores[:2]).abs().min() > 1e-3
 
 
 def test_a_saved_folder_scores_the_same_in_transformers(saved):
-    reranker, folder = saved
+    reranker, folder, expected = saved
+    lengths = [len(row.input_ids) for pair in PAIRS for row in reranker.template.encode([(pair[0], [pair[1]])])[0]]
 
-    torch.testing.assert_close(transformers_scores(folder, PAIRS), reranker.predict(PAIRS), atol=1e-5, rtol=0)
+    assert min(lengths) < 20 and lengths.count(64) >= 3  # padded; and cut: a long passage, a long query, both
+    torch.testing.assert_close(transformers_scores(folder, PAIRS), expected, atol=1e-5, rtol=0)
+
+
+def test_the_padding_side_changes_nothing(saved, request):
+    if request.node.callspec.params["saved"] not in DECODERS:
+        pytest.skip("encoders with absolute positions need padding on the right")
+    assert AutoTokenizer.from_pretrained(saved.folder).padding_side == "right"
+    left = transformers_scores(saved.folder, PAIRS, padding_side="left")
+    torch.testing.assert_close(left, saved.scores, atol=1e-5, rtol=0)
 
 
 def test_a_saved_folder_scores_the_same_in_sentence_transformers(saved):
     from sentence_transformers import CrossEncoder
 
-    reranker, folder = saved
-    scores = CrossEncoder(folder, device="cpu").predict(PAIRS, convert_to_tensor=True)
+    scores = CrossEncoder(saved.folder, device="cpu").predict(PAIRS, convert_to_tensor=True)
 
-    torch.testing.assert_close(scores, reranker.predict(PAIRS), atol=1e-5, rtol=0)
+    torch.testing.assert_close(scores, saved.scores, atol=1e-5, rtol=0)
 
 
 def test_a_saved_folder_scores_the_same_here(saved):
-    reranker, folder = saved
-    again = Reranker.from_pretrained(folder)
+    again = Reranker.from_pretrained(saved.folder)
 
     assert again.max_length == 64
-    torch.testing.assert_close(again.predict(PAIRS), reranker.predict(PAIRS), atol=1e-6, rtol=0)
+    torch.testing.assert_close(again.predict(PAIRS[-6:]), saved.scores[-6:], atol=1e-5, rtol=0)
 
 
 def test_a_pair_scores_the_same_alone_and_in_company(saved):
-    reranker, _ = saved
-    alone = torch.cat([reranker.predict([pair]) for pair in PAIRS])
+    reranker = saved.reranker
+    alone = torch.cat([reranker.predict([pair]) for pair in PAIRS[-6:]])
 
-    torch.testing.assert_close(reranker.predict(PAIRS, max_tokens=300), alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone, saved.scores[-6:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(reranker.predict(PAIRS[-6:], max_tokens=150), alone, atol=1e-5, rtol=0)
 
 
 def test_a_saved_folder_says_raw_logits_and_length_where_servers_look(saved):
-    _, folder = saved
+    folder = saved.folder
     config = json.loads(Path(folder, "config.json").read_text())
 
     assert config["sentence_transformers"]["activation_fn"] == "torch.nn.modules.linear.Identity"
@@ -89,10 +102,46 @@ def test_a_saved_folder_says_raw_logits_and_length_where_servers_look(saved):
     assert json.loads(Path(folder, "sentence_bert_config.json").read_text())["max_seq_length"] == 64
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "xlm-roberta"])
+def test_a_chat_template_of_the_tokenizer_changes_no_score(tmp_path, kind):
+    from sentence_transformers import CrossEncoder
+
+    model, tokenizer = tiny_model(kind)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
+    reranker = Reranker(model, tokenizer, max_length=64)
+    plain = reranker.predict(PAIRS)
+    reranker.save_pretrained(tmp_path)
+
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template
+    torch.testing.assert_close(transformers_scores(str(tmp_path), PAIRS), plain, atol=1e-5, rtol=0)
+    other = CrossEncoder(str(tmp_path), device="cpu")
+    torch.testing.assert_close(other.predict(PAIRS, convert_to_tensor=True), plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(Reranker.from_pretrained(tmp_path).predict(PAIRS), plain, atol=1e-6, rtol=0)
+
+    # without the file that says "plain text", sentence-transformers would go through the template
+    for name in ("modules.json", "sentence_bert_config.json"):
+        (tmp_path / name).unlink()
+    templated = CrossEncoder(str(tmp_path), device="cpu").predict(PAIRS, convert_to_tensor=True)
+    assert (templated - plain).abs().max() > 0.01
+
+
+def test_a_query_budget_is_kept_in_the_folder_and_leaves_it_with_the_budget(tmp_path):
+    reranker = Reranker(*tiny_model("bert"), max_length=40, query_max_length=30)
+    reranker.save_pretrained(tmp_path)
+    pair = [(TEXTS[0] * 5, TEXTS[1] * 5)]
+    again = Reranker.from_pretrained(tmp_path)
+
+    assert again.query_max_length == 30
+    torch.testing.assert_close(again.predict(pair), reranker.predict(pair), atol=1e-6, rtol=0)
+    assert again.with_lengths(max_length=36).query_max_length == 30
+    assert (transformers_scores(str(tmp_path), pair) - reranker.predict(pair)).abs() > 1e-3  # as the docs say
+    Reranker(again.model, again.tokenizer, max_length=40).save_pretrained(tmp_path / "without")
+    assert "rerank_trainer" not in json.loads((tmp_path / "without" / "config.json").read_text())
+
+
 def test_rank_orders_passages_from_best_to_worst(saved):
-    reranker, _ = saved
-    ranking = reranker.rank(TEXTS[0], TEXTS, top_k=3)
-    scores = transformers_scores(saved[1], [(TEXTS[0], passage) for passage in TEXTS]).tolist()
+    ranking = saved.reranker.rank(TEXTS[0], TEXTS, top_k=3)
+    scores = saved.scores[:5].tolist()  # the same query with the same passages
 
     assert [entry["corpus_id"] for entry in ranking] == sorted(range(5), key=lambda i: -scores[i])[:3]
     assert [entry["text"] for entry in ranking] == [TEXTS[entry["corpus_id"]] for entry in ranking]
@@ -105,7 +154,7 @@ def test_two_logits_become_their_difference(tmp_path):
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     queries, passages = zip(*PAIRS, strict=True)
-    batch = tokenizer(queries, passages, padding=True, truncation="only_second", return_tensors="pt")
+    batch = tokenizer(queries, passages, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
         logits = model(**batch).logits
 
@@ -133,39 +182,6 @@ def test_options_of_transformers_pass_through(tmp_path):
     assert loaded.model.dtype == torch.bfloat16
     assert loaded.model.config._attn_implementation == "eager"
     assert Reranker.from_pretrained(tmp_path).model.dtype == torch.float32
-
-
-def test_pickled_weights_are_not_read(tmp_path):
-    reranker = Reranker(*tiny_model("bert"))
-    reranker.save_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save(reranker.model.state_dict(), tmp_path / "pytorch_model.bin")
-
-    with pytest.raises(OSError, match="safetensors"):
-        Reranker.from_pretrained(tmp_path)
-
-
-def test_code_of_a_checkpoint_does_not_run_unless_asked(tmp_path):
-    Reranker(*tiny_model("bert")).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config.update(model_type="strange", auto_map={"AutoConfig": "strange.StrangeConfig"})
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-
-    with pytest.raises(ValueError, match="trust_remote_code"):
-        Reranker.from_pretrained(tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_chain_of_modules_is_refused_by_name(tmp_path):
-    Reranker(*tiny_model("bert")).save_pretrained(tmp_path)
-    modules = [
-        {"idx": i, "name": str(i), "path": "", "type": f"x.{name}"} for i, name in enumerate(("Transformer", "Dense"))
-    ]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-
-    with pytest.raises(ValueError, match="chain of the modules .'Transformer', 'Dense'."):
-        Reranker.from_pretrained(tmp_path)
 
 
 def test_a_plain_backbone_gets_a_fresh_head_and_says_which(tmp_path):
@@ -250,3 +266,33 @@ def test_bfloat16_scores_are_near_and_float32():
 
     assert rough.dtype == torch.float32
     assert 0 < (exact - rough).abs().max() < 0.05 and math.isfinite(rough.sum())
+
+
+def cut_lines(caplog):
+    return [(r.levelname, r.getMessage()) for r in caplog.records if "were cut" in r.getMessage()]
+
+
+@pytest.mark.parametrize(("num_short", "level"), [(1, "WARNING"), (30, "INFO")])
+def test_predict_says_once_a_call_how_much_was_cut_and_warns_once_when_it_is_much(caplog, num_short, level):
+    reranker = Reranker(*tiny_model("bert"), max_length=40)
+    long = TEXTS[1] * 6
+    num_tokens = sum(len(reranker.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (TEXTS[0], long))
+    share = round(100 * (num_tokens - (40 - 3)) / num_tokens)
+    pairs = [(TEXTS[0], long), *[("water", "fire")] * num_short, (TEXTS[0], long)]
+
+    with caplog.at_level("INFO"):
+        reranker.predict(pairs, pairs_per_chunk=2)
+        reranker.predict(pairs)
+
+    text = f"2 of {num_short + 2} pairs were cut to max_length=40, {share} % of their tokens lost; raise max_length"
+    text = f"{text} or pass windows=Windows()"
+    assert cut_lines(caplog) == [(level, text), ("INFO", text)]
+
+
+@pytest.mark.parametrize("windows", [None, Windows(overlap=4)], ids=["short pairs", "windows"])
+def test_predict_says_nothing_when_nothing_was_lost(caplog, windows):
+    reranker = Reranker(*tiny_model("bert"), max_length=40)
+    with caplog.at_level("INFO"):
+        reranker.predict([("water", TEXTS[1] * 6 if windows else "fire")], windows=windows)
+
+    assert cut_lines(caplog) == []

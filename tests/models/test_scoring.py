@@ -41,6 +41,33 @@ def test_a_batch_without_rows_scores_nothing():
     assert scorer(lambda: None, lay_rows([], [])).shape == (0,)
 
 
+@pytest.mark.parametrize("most", [3, 5])
+def test_a_process_makes_up_for_forwards_that_others_have_more(most):
+    seen = []
+
+    def head(forward, inputs):
+        seen.append(inputs["input_ids"].tolist())
+        return token_sum_head(forward, inputs)
+
+    scorer = RowScorer(head, pad_token_id=7, padding_side="right", max_tokens=1, agree=lambda own: max(own, most))
+    assert scorer(lambda: None, ROWS).tolist() == [18, 8, 19]
+    assert seen[3:] == [[[7]]] * (most - 3)
+
+
+def test_a_process_without_rows_makes_up_for_all_forwards_with_a_gradient_of_zero():
+    weight = torch.tensor(2.0, requires_grad=True)
+    scorer = RowScorer(
+        lambda forward, inputs: weight * inputs["input_ids"].sum(dim=1).float(),
+        pad_token_id=7,
+        padding_side="right",
+        agree=lambda own: own + 2,
+    )
+    scores = scorer(lambda: None, lay_rows([], []))
+    scores.sum().backward()
+
+    assert scores.shape == (0,) and weight.grad == 0
+
+
 def bound_model():
     reranker = Reranker(*tiny_model("bert"))
     bind_row_forward(reranker.model, reranker.row_scorer(max_tokens=200))

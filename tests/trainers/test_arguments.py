@@ -14,6 +14,7 @@ import pytest
         ({"label_weight": 1.01}, "label_weight=1.01"),
         ({"negatives": "hard"}, "negatives='hard': expected 'random', 'top'"),
         ({"negatives": 1.5}, "negatives=1.5"),
+        ({"verify_checkpoints": "always"}, "verify_checkpoints='always': expected one of"),
         ({"eval_metrics": ["ndcg@10", "ndgc@5"]}, "metric 'ndgc@5' is not known"),
     ],
 )

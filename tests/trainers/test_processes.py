@@ -1,72 +1,75 @@
-"""Two gloo processes train as one does: this file is the test, and the script that each process runs."""
+"""However it is cut into batches, windows, processes and workers, a training ends with the same weights."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-import torch
 
-ROOT = Path(__file__).parents[2]
+from tests.trainers.launch import launch
+from tests.trainers.runs import SGD, furthest, outcome, train_all
+
+# 21 groups: the last step of an epoch has 5, which two processes cannot share out evenly
+OPTIONS = {**SGD, "num_groups": 21, "num_train_epochs": 2, "max_tokens_per_micro_batch": 100, "max_length": 16}
+OBJECTIVES = {"one loss": {}, "mixture": {"distil": True, "label_weight": 0.4}}
+# how a step of 8 groups is cut, by the number of processes
+CUTS = {
+    1: {
+        "whole": {"per_device_train_batch_size": 8},
+        "4 x 2": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+        "2 x 4": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    },
+    2: {
+        "two of 4": {"per_device_train_batch_size": 4},
+        "two of 2 x 2": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2},
+        "two of 8 split": {"per_device_train_batch_size": 8, "accelerator_config": {"split_batches": True}},
+    },
+}
 
 
-def train(folder: Path) -> None:
-    """Distil for two epochs of three steps of 8 groups, however many processes there are, and keep what came out."""
-    from rerank_trainer.trainers.arguments import RerankTrainingArguments
-    from rerank_trainer.trainers.distill import DistillRerankTrainer
-    from tests.trainers.conftest import small_reranker, word_groups
-    from tests.trainers.test_hooks import ragged_groups
-
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    args = RerankTrainingArguments(
-        str(folder / "out"),
-        use_cpu=True,
-        ddp_backend="gloo" if num_processes > 1 else None,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        save_strategy="no",
-        passages_per_query=4,
-        per_device_train_batch_size=8 // num_processes,
-        num_train_epochs=2,
-        logging_steps=1,
-        label_weight=0.4,
-        optim="sgd",
-        learning_rate=0.05,
-        max_grad_norm=0.0,
-        warmup_steps=0,
-        lr_scheduler_type="constant",
-    )
-    reranker = small_reranker(spread=0.3)
-    trainer = DistillRerankTrainer(reranker, args, train_dataset=ragged_groups(), eval_dataset=word_groups(13, seed=4))
-    trainer.train()
-    figures = trainer.evaluate()
-    if trainer.is_world_process_zero():
-        torch.save(reranker.model.state_dict(), folder / f"weights-{num_processes}.pt")
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        kept = {name: value for name, value in figures.items() if "@" in name or name == "eval_map"}
-        (folder / f"figures-{num_processes}.json").write_text(json.dumps({"losses": losses, **kept}))
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory):
+    """The folder of all runs: each objective under each cut."""
+    folder = tmp_path_factory.mktemp("cuts")
+    for num_processes, ways in CUTS.items():
+        runs = {f"{o} {cut}": {**OPTIONS, **OBJECTIVES[o], **ways[cut]} for o in OBJECTIVES for cut in ways}
+        launch(train_all, folder, num_processes=num_processes, runs=runs)
+    return folder
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one_does(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command in ([sys.executable], launch):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        run = subprocess.run([*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-4000:]
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("cut", [cut for ways in CUTS.values() for cut in ways if cut != "whole"])
+def test_a_step_of_8_groups_trains_the_same_however_it_is_cut(cuts, objective, cut):
+    whole, other = outcome(cuts, f"{objective} whole"), outcome(cuts, f"{objective} {cut}")
 
-    one, two = (torch.load(tmp_path / f"weights-{number}.pt") for number in (1, 2))
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-6
-    figures = [json.loads((tmp_path / f"figures-{number}.json").read_text()) for number in (1, 2)]
-    assert len(figures[0]["losses"]) == 6 and len(set(figures[0]["losses"])) == 6
-    assert figures[1].pop("losses") == pytest.approx(figures[0].pop("losses"), abs=1e-5)
-    assert figures[0] == pytest.approx(figures[1])
+    assert furthest(whole["weights"], other["weights"]) < 1e-6
+    lines = [[entry for entry in run["history"] if "loss" in entry] for run in (whole, other)]
+    losses, cut = ([[line[name] for line in of_run] for of_run in lines] for name in ("loss", "truncated"))
+    assert len(set(losses[0])) == 6 and losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert cut[0] == cut[1] and 0 < min(cut[0]) < max(cut[0]) < 1  # groups that fill the last batch do not count
 
 
-if __name__ == "__main__":
-    train(Path(sys.argv[1]))
+@pytest.mark.slow
+def test_weights_move_far_enough_for_the_comparison_to_mean_something(cuts):
+    whole, other = (outcome(cuts, f"{objective} whole")["weights"] for objective in OBJECTIVES)
+
+    assert furthest(whole, other) > 1e-3
+
+
+@pytest.mark.slow
+def test_workers_of_every_kind_train_as_none_do(tmp_path):
+    # dropout on: what workers draw must not come from the chance that dropout takes; K of 6 passages, anew each epoch
+    options = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 2e-3, "dropout": 0.1}
+    workers = {"dataloader_num_workers": 2}
+    kinds = {
+        "none": {},
+        "fork": {**workers, "dataloader_multiprocessing_context": "fork"},
+        "persistent": {**workers, "dataloader_persistent_workers": True, "dataloader_multiprocessing_context": "fork"},
+        "spawn": {**workers, "dataloader_persistent_workers": True, "dataloader_multiprocessing_context": "spawn"},
+    }
+    launch(train_all, tmp_path, runs={name: {**options, **kind} for name, kind in kinds.items()})
+
+    none = outcome(tmp_path, "none")
+    for name in ("fork", "persistent", "spawn"):
+        other = outcome(tmp_path, name)
+        assert furthest(none["weights"], other["weights"]) == 0, name
+        assert none["history"] == other["history"], name

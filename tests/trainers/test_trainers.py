@@ -288,9 +288,3 @@ def test_two_objectives_are_refused(make_args):
 def test_a_trainer_without_objective_names_its_two_subclasses(make_args):
     with pytest.raises(ValueError, match="use ContrastiveRerankTrainer or DistillRerankTrainer"):
         RerankTrainer(small_reranker(), make_args())
-
-
-@pytest.mark.parametrize(("name", "value"), [("label_smoothing_factor", 0.1), ("auto_find_batch_size", True)])
-def test_features_that_do_not_work_with_groups_are_refused(make_args, name, value):
-    with pytest.raises(ValueError, match=f"{name}={value} is not supported"):
-        ContrastiveRerankTrainer(small_reranker(), make_args(**{name: value}))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from rerank_trainer.data.formats import to_groups
+from rerank_trainer.data.formats import load_groups, to_groups
 from rerank_trainer.data.layouts import LAYOUTS, recognise
 
 
@@ -271,6 +273,31 @@ def test_rows_of_one_query_that_disagree_about_it_are_refused():
         groups_of(rows)
 
 
+def test_a_title_joins_a_text_and_no_passage_of_another_name(caplog):
+    caplog.set_level("INFO")
+    row = {"query": "q", "title": "t", "label": 1}
+
+    assert groups_of([row | {"text": "a"}])[0]["passages"] == ["t a"]
+    assert groups_of([row | {"passage": "a"}])[0]["passages"] == ["a"]
+    assert "passage as passage, label as label; left out: title" in caplog.text
+
+
+def test_content_is_a_passage_only_where_there_is_no_other():
+    features = {"query": TEXT, "content": TEXT, "label": NUMBER}
+
+    assert recognise(features)[1]["content"] == "passage"
+    assert recognise(features | {"answer": TEXT})[1] == {"query": "query", "answer": "passage", "label": "label"}
+    with pytest.raises(ValueError, match="no layout matches"):
+        recognise({"query": TEXT, "content": TEXT})
+
+
+@pytest.mark.parametrize("scores_are", [None, "labels"])
+def test_a_score_beside_a_rank_is_a_teachers_whatever_scores_are(scores_are):
+    row = {"query": "q", "text": "a", "rank": 1, "score": 2.5}
+
+    assert groups_of([row], scores_are=scores_are) == [{"query": "q", "passages": ["a"], "teacher_scores": [2.5]}]
+
+
 # ---- n-tuples
 
 
@@ -352,6 +379,53 @@ def test_positives_come_before_negatives_also_without_scores():
     row = {"query": "q", "pos": ["a", "b"], "neg": ["c"]}
 
     assert groups_of([row]) == [{"query": "q", "passages": ["a", "b", "c"], "labels": [1.0, 1.0, 0.0]}]
+
+
+@pytest.mark.parametrize(("pos", "neg"), [("positive", "negative"), ("positives", "negatives")])
+def test_lists_of_positives_and_negatives_may_have_other_names(pos, neg):
+    assert groups_of([{"query": "q", pos: ["a", "b"], neg: ["c"]}]) == [
+        {"query": "q", "passages": ["a", "b", "c"], "labels": [1.0, 1.0, 0.0]}
+    ]
+
+
+# ---- nemo and ms_swift
+
+
+def test_a_text_counts_as_a_list_of_one_also_inside_an_object():
+    rows = [{"query": "q", "pos_doc": {"text": "a", "image": ""}, "neg_doc": [{"text": "b"}, {"text": "c"}]}]
+
+    assert groups_of(rows) == [{"query": "q", "passages": ["a", "b", "c"], "labels": [1.0, 0.0, 0.0]}]
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [([1, 2], r"'\[1,2\]'"), ({"body": "a"}, r"""'\{"body":"a"\}'"""), ([["a"]], r"""'\[\["a"\]\]'""")],
+)
+def test_rows_of_unlike_types_that_are_no_texts_are_refused(tmp_path, value, found):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"query": "q", "pos_doc": "a", "neg_doc": "b"}, {"query": "q", "pos_doc": ["a"], "neg_doc": value}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    with pytest.raises(ValueError, match=f"row 1, column 'neg_doc': expected a text or a list of texts, found {found}"):
+        load_groups(path)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"query": TEXT, "pos_doc": TEXT},
+        {"pos_doc": TEXT, "neg_doc": TEXTS},
+        {"query": TEXT, "pos_doc": NUMBERS, "neg_doc": TEXTS},
+        {"query": TEXT, "rejected_response": TEXTS},
+        {"query": TEXT, "response": TEXT, "rejected_response": NUMBERS},
+        {"response": TEXT, "rejected_response": TEXTS},
+        {"query": TEXT, "positive": TEXTS, "negative": TEXT},
+        {"query": TEXT, "answer": TEXT, "negatives": TEXTS},
+    ],
+)
+def test_columns_one_step_away_from_positives_and_negatives_are_refused(features):
+    with pytest.raises(ValueError, match="no layout matches"):
+        recognise(features)
 
 
 # ---- bare pairs

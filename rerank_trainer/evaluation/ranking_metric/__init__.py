@@ -1,0 +1,1 @@
+"""The metric module of the ``evaluate`` library: ``evaluate.load`` opens this folder."""

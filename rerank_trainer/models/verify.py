@@ -1,0 +1,179 @@
+"""Verifying: a saved folder, opened again by Transformers and by sentence-transformers, gives the scores it should."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rerank_trainer.models.loading import dtype_of
+from rerank_trainer.models.reranker import Reranker, check_pairs
+
+logger = logging.getLogger(__name__)
+
+Pairs: TypeAlias = list[tuple[str, str]]
+Encode: TypeAlias = Callable[[Pairs], list[list[int]]]
+Score: TypeAlias = Callable[[Pairs], Tensor]
+
+# How far a score may be off, as a share of it or absolutely below 1: padding orders the additions of a sum otherwise.
+TOLERANCES = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+OTHER_DEVICE_TOLERANCE = 1e-3  # at least this where the model in memory is not on the CPU: its kernels round otherwise
+
+_LONG_TEXT = "how long may a row be "
+
+
+def verify_checkpoint(
+    folder: str | Path, reranker: Reranker, pairs: Sequence[tuple[str, str]] | Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """The largest difference between the reranker's scores and those of its folder, one number a loader.
+
+    The folder is opened by plain Transformers and by sentence-transformers as a user would, on the CPU and in the type
+    of the weights, and each scores the pairs: in one padded batch, or one by one for 16-bit weights. The token ids are
+    compared too, those of a passage and of a query longer than a row among them, so that a lost length limit does not
+    pass. For a moment each loader holds a second copy of the model in main memory. No text is written anywhere, and an
+    error names a pair by its number alone.
+
+    Pairs that a ``query_max_length`` cuts otherwise than other loaders do are left out, and counted in the log.
+
+    Args:
+        folder: A saved reranker.
+        reranker: The reranker that was saved there. One that was trained in mixed precision is scored without it, as
+            in :meth:`Reranker.predict`.
+        pairs: Some (query, passage) pairs.
+
+    Returns:
+        The differences under "transformers" and "sentence_transformers"; 0 where no pair was left to compare.
+
+    Raises:
+        ValueError: If ids differ, or a score differs by more than the tolerance: 1e-5 for float32 weights, 1e-2 for
+            float16 and 5e-2 for bfloat16 (of the score, or absolutely for scores below 1), and at least 1e-3 when the
+            reranker is not on the CPU.
+
+    >>> reranker = Reranker.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")  # doctest: +SKIP
+    >>> reranker.save_pretrained("out")  # doctest: +SKIP
+    >>> verify_checkpoint("out", reranker, [("what heats water", "a kettle on fire")])  # doctest: +SKIP
+    {'transformers': 0.0, 'sentence_transformers': 0.0}
+    """
+    check_pairs(pairs)
+    texts = [(pair[0], pair[1]) for pair in pairs]
+    differences = {}
+    with torch.random.fork_rng(devices=[]):  # loading may draw numbers, and training goes on afterwards
+        for loader, open_folder in (("transformers", _open_transformers), ("sentence_transformers", _open_other)):
+            encode, score = open_folder(str(folder), reranker)
+            where = f"{folder}, opened by {loader}"
+            _check_ids(_long_pairs(reranker), reranker, encode, where)
+            compared = _check_ids(texts, reranker, encode, where)
+            differences[loader] = _check_scores(compared, reranker, score, where)
+            del encode, score
+            gc.collect()
+    logger.info("%s: %d pairs score the same, largest differences %s", folder, len(texts), differences)
+    return differences
+
+
+def _open_transformers(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
+    """How plain Transformers encodes pairs and scores them, from the folder alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        dtype=dtype_of(reranker.model),
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=_brings_code(reranker),
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_brings_code(reranker))
+
+    def encode(pairs: Pairs) -> list[list[int]]:
+        return tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True)["input_ids"]
+
+    def score(pairs: Pairs) -> Tensor:
+        batch = tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            return model(**batch).logits[:, 0].float()
+
+    return encode, score
+
+
+def _open_other(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
+    """How sentence-transformers encodes pairs and scores them, with the activation that the folder names."""
+    from sentence_transformers import CrossEncoder
+
+    cross_encoder = CrossEncoder(
+        folder,
+        device="cpu",
+        local_files_only=True,
+        trust_remote_code=_brings_code(reranker),
+        model_kwargs={"dtype": dtype_of(reranker.model), "use_safetensors": True},
+    )
+
+    def encode(pairs: Pairs) -> list[list[int]]:
+        features = cross_encoder.preprocess(pairs)
+        rows = zip(features["input_ids"], features["attention_mask"].bool(), strict=True)
+        return [ids[mask].tolist() for ids, mask in rows]
+
+    def score(pairs: Pairs) -> Tensor:
+        return cross_encoder.predict(pairs, batch_size=len(pairs), show_progress_bar=False, convert_to_tensor=True)
+
+    return encode, score
+
+
+def _check_ids(pairs: Pairs, reranker: Reranker, encode: Encode, where: str) -> Pairs:
+    """The pairs that both encode alike; those that differ for another reason than the query's budget are refused."""
+    if not pairs:
+        return []
+    same = []
+    for number, (pair, theirs) in enumerate(zip(pairs, encode(pairs), strict=True)):
+        ours = reranker.template.encode([(pair[0], [pair[1]])])[0][0].input_ids
+        if ours == theirs:
+            same.append(pair)
+        elif reranker.query_max_length is None or len(ours) != len(theirs) or len(ours) < reranker.max_length:
+            raise ValueError(
+                f"{where}, encodes pair {number} as {len(theirs)} tokens {_ends(theirs)}, but in memory it is encoded "
+                f"as {len(ours)} {_ends(ours)}. The tokenizer files of the folder, or its length limit (here "
+                f"{reranker.max_length}), are not those of the model that was saved."
+            )
+    if len(same) < len(pairs):
+        logger.info("%s: %d pairs are cut otherwise there, by query_max_length", where, len(pairs) - len(same))
+    return same
+
+
+def _check_scores(pairs: Pairs, reranker: Reranker, score: Score, where: str) -> float:
+    if not pairs:
+        return 0.0
+    dtype = dtype_of(reranker.model)
+    tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.bfloat16])
+    # padding changes the rounding of 16-bit weights more than a fault might: there each pair goes alone
+    batches = [pairs] if dtype == torch.float32 else [[pair] for pair in pairs]
+    ours = torch.cat([reranker.predict(batch) for batch in batches])
+    theirs = torch.cat([score(batch) for batch in batches])
+    if reranker.model.device.type != "cpu":
+        tolerance = max(tolerance, OTHER_DEVICE_TOLERANCE)
+    differences = (ours - theirs).abs()
+    excess = differences / ours.abs().clamp(min=1.0)
+    worst = int(excess.argmax())
+    if not excess[worst] <= tolerance:
+        raise ValueError(
+            f"{where}, scores pair {worst} as {theirs[worst]:.6g}, but in memory it scores {ours[worst]:.6g}: a "
+            f"difference of {differences[worst]:.2g}, where {tolerance:.2g} is rounding. The folder is not the model "
+            "that was saved: look at what changed its weights or its settings (activation, labels) on the way."
+        )
+    return float(differences.max())
+
+
+def _long_pairs(reranker: Reranker) -> Pairs:
+    """A passage longer than a row, and a query."""
+    text = _LONG_TEXT * (reranker.max_length // 4 + 1)
+    return [(_LONG_TEXT, text), (text, _LONG_TEXT)]
+
+
+def _ends(ids: list[int]) -> str:
+    return str(ids) if len(ids) <= 8 else f"[{', '.join(map(str, ids[:4]))}, ..., {', '.join(map(str, ids[-4:]))}]"
+
+
+def _brings_code(reranker: Reranker) -> bool:
+    """Whether the model's class comes from the checkpoint, whose code has been trusted when it was loaded."""
+    return type(reranker.model).__module__.startswith("transformers_modules")

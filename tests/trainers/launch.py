@@ -1,0 +1,83 @@
+"""Launch: a function run in processes of its own, one or a gloo group of them, which may be killed on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 240  # seconds: a group that waits for itself must not hold up the tests
+
+# One server imports the libraries once; every process is a fork of it, before any thread or group exists.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.trainers.runs"])
+
+
+def launch(
+    function: Callable[..., None], folder: Path, *, num_processes: int = 1, killed: bool = False, **options: Any
+) -> None:
+    """Run ``function(folder, **options)`` in each process; with ``killed``, the first must die by SIGKILL.
+
+    Raises:
+        AssertionError: If a process fails or takes too long, with the traceback.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    errors = [folder / f"error-{rank}.txt" for rank in range(num_processes)]
+    port = _free_port() if num_processes > 1 else None
+    processes = [
+        _CONTEXT.Process(target=_enter, args=(function, folder, options, errors[rank], rank, num_processes, port))
+        for rank in range(num_processes)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for rank, process in enumerate(processes):
+            process.join(TIMEOUT)
+            if killed:
+                assert process.exitcode == -signal.SIGKILL, f"expected to be killed, got {process.exitcode}"
+                break
+            text = "\n".join(path.read_text() for path in errors if path.exists())
+            assert process.exitcode == 0, f"process {rank} of {num_processes} ended with {process.exitcode}\n{text}"
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _enter(
+    function: Callable[..., None],
+    folder: Path,
+    options: dict[str, Any],
+    error: Path,
+    rank: int,
+    num_processes: int,
+    port: int | None,
+) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    if port is not None:
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+        os.environ.update({name: str(value) for name, value in group.items()})
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    try:
+        function(folder, **options)
+    except BaseException:
+        error.write_text(traceback.format_exc())
+        raise
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]

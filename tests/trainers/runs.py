@@ -1,0 +1,144 @@
+"""Runs: small trainings that must agree, however many processes and workers there are, and after a kill."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.base import RerankTrainer
+from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
+from rerank_trainer.trainers.distill import DistillRerankTrainer
+from tests.tiny_models import tiny_model
+from tests.trainers.conftest import small_reranker, word_groups
+
+QUIET = {
+    "use_cpu": True,
+    "report_to": [],
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "save_strategy": "no",
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+    "passages_per_query": 4,
+}
+SGD = {
+    "optim": "sgd",
+    "learning_rate": 0.05,
+    "max_grad_norm": 0.0,
+    "warmup_steps": 0,
+    "lr_scheduler_type": "constant",
+}
+
+
+def uneven_groups(num_groups: int) -> datasets.Dataset:
+    """Groups of unlike size and length; every third without a positive, with teacher scores."""
+    chance = random.Random(3)
+    rows = word_groups(num_groups).to_list()
+    for index, row in enumerate(rows):
+        if index % 3 == 0:
+            row["labels"] = [0.0] * len(row["labels"])
+        size = 3 if index % 4 == 0 else 6
+        row.update({name: row[name][:size] for name in ("passages", "labels")})
+        row["passages"] = [" ".join([passage] * chance.randint(1, 5)) for passage in row["passages"]]
+        row["teacher_scores"] = [math.sin(7.0 * index + i) for i in range(size)]
+    return datasets.Dataset.from_list(rows)
+
+
+class Kill(TrainerCallback):
+    """Kills its own process once a step is done, before anything of it is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step and state.is_world_process_zero:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(
+    folder: Path,
+    *,
+    name: str = "run",
+    num_groups: int = 24,
+    kind: str = "bert",
+    dropout: float = 0.0,
+    distil: bool = False,
+    kill_at: int | None = None,
+    resume_from: str | None = None,
+    patience: int | None = None,
+    pretend_gpus: bool = False,
+    **options: Any,
+) -> RerankTrainer:
+    """Train and keep in ``<name>.pt``, once a group of processes, what came of it: weights, losses, the state."""
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    options = {**QUIET, "ddp_backend": "gloo" if num_processes > 1 else None, **options}
+    args = RerankTrainingArguments(str(folder / "out"), **options)
+    if pretend_gpus:
+        _pretend_gpus()
+    reranker = small_reranker(spread=0.3) if kind == "bert" else Reranker(*tiny_model(kind, spread=0.3), max_length=48)
+    for module in reranker.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    callbacks: list[TrainerCallback] = [] if kill_at is None else [Kill(kill_at)]
+    callbacks += [] if patience is None else [EarlyStoppingCallback(patience)]
+    trainer = (DistillRerankTrainer if distil else ContrastiveRerankTrainer)(
+        reranker,
+        args,
+        train_dataset=uneven_groups(num_groups),
+        eval_dataset=word_groups(13, seed=4),
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=resume_from and str(folder / "out" / resume_from))
+    if trainer.is_world_process_zero():
+        torch.save(_outcome(trainer), folder / f"{name}.pt")
+    return trainer
+
+
+def train_all(folder: Path, *, runs: dict[str, dict[str, Any]]) -> None:
+    """Several runs one after the other, under their names."""
+    for name, options in runs.items():
+        train(folder, name=name, **options)
+
+
+def outcome(folder: Path, name: str) -> dict[str, Any]:
+    """What :func:`train` kept under a name."""
+    return torch.load(folder / f"{name}.pt", weights_only=False)
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The greatest difference between two models' weights."""
+    assert one.keys() == other.keys()
+    return max((one[name] - other[name]).abs().max().item() for name in one)
+
+
+def _outcome(trainer: RerankTrainer) -> dict[str, Any]:
+    timing = ("runtime", "per_second", "flos", "preparation_time")
+    history = [
+        {key: value for key, value in entry.items() if not any(word in key for word in timing)}
+        for entry in trainer.state.log_history
+        if "train_runtime" not in entry
+    ]
+    sharded = trainer.is_fsdp_enabled
+    return {
+        "weights": {} if sharded else {name: v.detach().clone() for name, v in trainer.model.state_dict().items()},
+        "history": history,
+        "best": (trainer.state.best_metric, trainer.state.best_global_step),
+        "callbacks": trainer.state.stateful_callbacks,
+    }
+
+
+def _pretend_gpus() -> None:
+    """Let accelerate take this gloo group for one of GPUs: it refuses to shard on CPUs, PyTorch does not."""
+    from accelerate import DistributedType, PartialState
+
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
