@@ -21,11 +21,13 @@ OPTIONS: dict[str, Any] = {
     "save_strategy": "steps",
     "save_steps": 2,
 }
-# evaluation between the steps; the metric falls short of its first value three times, and training stops at step 8
+# evaluation between the steps; the loss, called better when it is greater, falls short of its first value three times:
+# training stops at step 8
 EVALUATED = {
     "eval_strategy": "steps",
     "eval_steps": 2,
-    "metric_for_best_model": "ndcg@10",
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,
     "load_best_model_at_end": True,
     "restore_callback_states_from_checkpoint": True,
     "patience": 3,
