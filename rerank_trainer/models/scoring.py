@@ -49,15 +49,11 @@ class RowScorer:
         recompute: Whether activations are computed again in the backward instead of being kept, so that memory does
             not grow with the number of rows; None does so for a batch whose activations would not fit.
         share_prefix: Whether a decoder runs what a group's rows begin with once; None does so where it pays.
-
-    Attributes:
         agree: Turns this process's number of micro-batches into the greatest of all processes; None where processes
             need not agree. Weights that are gathered layer by layer need it: a process with fewer forwards than the
             others would leave them waiting. It makes up the difference with forwards of one token that count nothing,
             shares no prefixes, and decides nothing by its own memory.
     """
-
-    agree: Callable[[int], int] | None = None
 
     def __init__(
         self,
@@ -68,6 +64,7 @@ class RowScorer:
         max_tokens: int | None = None,
         recompute: bool | None = None,
         share_prefix: bool | None = None,
+        agree: Callable[[int], int] | None = None,
     ) -> None:
         self.head = head
         self.pad_token_id = pad_token_id
@@ -75,6 +72,7 @@ class RowScorer:
         self.max_tokens = max_tokens
         self.recomputation = Recomputation(recompute)
         self.prefix = PrefixSharing(head, pad_token_id=pad_token_id, wanted=share_prefix)
+        self.agree = agree
 
     def __call__(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
         """Scores of the rows in their order, ``(num_rows,)`` float32."""
