@@ -33,11 +33,18 @@ class Recomputation:
         self.wanted = wanted
         self.active = bool(wanted)
         self._bytes_per_token = 0.0
+        self._batch: tuple[int, torch.device] | None = None
 
     def begin(self, num_tokens: int, device: torch.device) -> None:
-        """Decide for a batch of so many tokens, padding included."""
-        if self.wanted is not None or not torch.is_grad_enabled() or not self._bytes_per_token:
+        """Decide for a batch of so many tokens; for the first one, as soon as a micro-batch of it has been measured."""
+        self._batch = (num_tokens, device)
+        if self.wanted is None and torch.is_grad_enabled() and self._bytes_per_token:
+            self._decide()
+
+    def _decide(self) -> None:
+        if self._batch is None:
             return
+        num_tokens, device = self._batch
         needed, free = self._bytes_per_token * num_tokens, free_bytes(device)
         was_active, self.active = self.active, needed > SHARE_OF_FREE_MEMORY * free
         if self.active and not was_active:
@@ -66,6 +73,7 @@ class Recomputation:
         if self.wanted is None and not self._bytes_per_token:
             result, saved = with_saved_bytes(lambda: function(*inputs), without=[*parameters, *inputs])
             self._bytes_per_token = saved / num_tokens
+            self._decide()
             return result
         return function(*inputs)
 

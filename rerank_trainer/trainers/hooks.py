@@ -122,17 +122,21 @@ class GroupHooks(Trainer):
             num_items_in_batch: Each part's count, ``(num_parts,)``; None counts this batch alone.
         """
         scores = self._scores(model, inputs)
-        totals = self._counts([inputs], scores.device) if num_items_in_batch is None else num_items_in_batch
-        values = self.objective(scores, _targets(inputs)) * inputs["weights"]
+        targets = _targets(inputs)
+        defined = self.objective.counts(targets)
+        counts = (defined * inputs["weights"]).sum(dim=1)
+        totals = counts if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        values = self.objective(scores, targets) * inputs["weights"]
         sums = values.sum(dim=1)
-        contributions = self.objective.contributions(sums, torch.as_tensor(totals))
+        contributions = self.objective.contributions(sums, totals)
         loss = contributions.sum()
         if num_items_in_batch is not None:
-            self._note(inputs, contributions=contributions, sums=sums)
+            self._note(inputs, contributions=contributions, sums=sums, counts=counts)
             # gradients are averaged over processes, but the counts are sums over them
             loss = loss * self.accelerator.num_processes
             if self.watch is not None:
-                self.watch.see(self._seen(inputs, scores, values, loss))
+                of_batch = (loss.detach(), values.detach(), scores.detach())
+                self.watch.see(Seen(*of_batch, targets, defined.any(dim=0), inputs["row"]))
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def prediction_step(
@@ -355,7 +359,6 @@ class GroupHooks(Trainer):
         present = (inputs["weights"] > 0)[:, None]
         noted = {
             **of_parts,
-            "counts": self._counts([inputs], inputs["weights"].device),
             "groups": (present & (inputs["source"][:, None] == sources)).sum(dim=0) if len(sources) else sources,
             "truncation": (present * inputs["truncation"]).sum(dim=0),
         }
@@ -369,11 +372,6 @@ class GroupHooks(Trainer):
             yield
         finally:
             self.objective = kept
-
-    def _seen(self, inputs: dict[str, Any], scores: Tensor, values: Tensor, loss: Tensor) -> Seen:
-        targets = _targets(inputs)
-        defined = self.objective.counts(targets).any(dim=0)
-        return Seen(loss.detach(), values.detach(), scores.detach(), targets, defined, inputs["row"])
 
     def _counts(self, batches: Sequence[dict[str, Any]], device: torch.device) -> Tensor:
         """Each part's count over batches of this process; a group counts with its weight."""

@@ -59,6 +59,23 @@ def test_activations_are_recomputed_where_they_would_not_fit(monkeypatch, caplog
     assert ("would take 0.0 GB of the 0.0 GB left" in caplog.text) is active
 
 
+def test_the_first_batch_recomputes_what_comes_after_the_micro_batch_that_was_measured(monkeypatch):
+    monkeypatch.setattr(recompute, "free_bytes", lambda device: 1e5)
+    recomputation = Recomputation()
+    weight = torch.ones(100, 100, requires_grad=True)
+    recomputation.begin(1000, torch.device("cpu"))
+    ran = []
+
+    def forward():
+        ran.append(1)
+        return (torch.ones(10, 100) @ weight).sum()
+
+    scores = [recomputation.run(forward, num_tokens=10, parameters=[weight]) for _ in range(3)]
+    torch.stack(scores).sum().backward()
+
+    assert len(ran) == 5  # the first is kept, the other two run again in the backward
+
+
 def test_nothing_is_recomputed_without_a_backward(monkeypatch):
     monkeypatch.setattr(recompute, "checkpoint", None)  # calling it would fail
     with torch.no_grad():
