@@ -104,10 +104,9 @@ class PrefixSharing:
             for part in micro_batches([suffix_lengths[row] for row in followers], max_tokens, overhead=overhead):
                 behind = [followers[i] for i in part]
                 run = self._runner(forward, rows, behind, mask, [place[prefixes[row]] for row in behind])
-                num_tokens = len(behind) * suffix_lengths[behind[0]]
-                scores.append(
-                    recomputation.run(run, *states, num_tokens=num_tokens, parameters=_module(forward).parameters())
-                )
+                longest = suffix_lengths[behind[0]]
+                options: dict[str, Any] = {"num_tokens": len(behind) * longest, "longest": longest}
+                scores.append(recomputation.run(run, *states, **options, parameters=_module(forward).parameters()))
                 order += behind
         numbers = {row: i for i, row in enumerate(order)}
         return torch.cat(scores)[torch.tensor([numbers[row] for row in members], device=scores[0].device)]

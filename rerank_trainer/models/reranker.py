@@ -83,6 +83,7 @@ class Reranker:
         self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
         self.query_max_length = query_max_length
         mark_config(model.config, query_max_length=query_max_length)
+        self._kept_scorer: tuple[Any, RowScorer] | None = None
         self._has_warned = False  # of truncation: ranking queries one by one must not warn at each
 
     @classmethod
@@ -159,7 +160,7 @@ class Reranker:
         return self.template.max_length
 
     def row_scorer(
-        self, max_tokens: int | None = None, *, recompute: bool | None = None, share_prefix: bool | None = None
+        self, max_tokens: int | str = "auto", *, recompute: bool | None = None, share_prefix: bool | None = None
     ) -> RowScorer:
         """The engine that scores token rows with this model's head and padding; see :class:`RowScorer`."""
         assert self.tokenizer.pad_token_id is not None
@@ -179,7 +180,7 @@ class Reranker:
         windows: Windows | None = None,
         show_progress_bar: bool = False,
         autocast_dtype: torch.dtype | None = None,
-        max_tokens: int | None = None,
+        max_tokens: int | str = "auto",
         pairs_per_chunk: int = 1024,
     ) -> Tensor:
         """Scores of (query, passage) pairs, ``(num_pairs,)`` float32 on the CPU, unbounded, higher is more relevant.
@@ -192,17 +193,17 @@ class Reranker:
             windows: Score a passage that does not fit in windows; None cuts it.
             show_progress_bar: Whether to show pairs scored, pairs a second and time left.
             autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
-            max_tokens: Tokens of a micro-batch, padding included; None chooses by device.
+            max_tokens: Tokens of a micro-batch, padding included; "auto" chooses by device and free memory.
             pairs_per_chunk: How many pairs are tokenised and sorted by length at a time.
 
         Raises:
             ValueError: If a pair is not two texts, or the windows' overlap does not fit into a row.
         """
         check_pairs(pairs)
-        training, scorer = self.model.training, self.row_scorer(max_tokens)
         # mixed-precision training leaves its wrapper on `forward`: behind it is the forward that other loaders have
         forward = getattr(self.model, "_original_forward", self.model)
-        device = self.model.device
+        training, device = self.model.training, self.model.device
+        scorer = self._scorer(device, self.model.dtype, autocast_dtype, max_tokens=max_tokens)
         self.model.eval()
         scores, cut = [], Truncation()
         try:
@@ -247,6 +248,12 @@ class Reranker:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         write_loader_files(folder, max_length=self.max_length)
+
+    def _scorer(self, *run_with: Any, max_tokens: int | str) -> RowScorer:
+        """The scorer of the last call, which knows what fits into memory; a new one where it was run otherwise."""
+        if self._kept_scorer is None or self._kept_scorer[0] != (max_tokens, *run_with):
+            self._kept_scorer = (max_tokens, *run_with), self.row_scorer(max_tokens)
+        return self._kept_scorer[1]
 
     def _rows(self, pairs: Sequence[Sequence[str]], windows: Windows | None) -> list[list[Row]]:
         """The rows of each pair: its windows, or the one row that it is cut to."""

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
+from rerank_trainer.models.token_budget import checked_max_tokens
 
 VERIFY_CHECKPOINTS = ("final", "every_save", "never")
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
@@ -31,8 +32,8 @@ class RerankTrainingArguments(TrainingArguments):
             every batch of groups of one.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
         query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
-        max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
-            speed and memory, never the gradient.
+        max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; "auto" takes what computes fastest on the
+            device, less where that would not fit into memory. It changes speed and memory, never the gradient.
         recompute_activations: Whether the engine computes activations again in the backward, so that memory does not
             grow with the passages of a batch; None does so where they would not fit. The gradient stays the same.
         share_prefix: Whether a decoder runs what the passages of a query have in common once; None does so where it is
@@ -64,7 +65,7 @@ class RerankTrainingArguments(TrainingArguments):
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
-    max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
+    max_tokens_per_micro_batch: str | int = field(default="auto", metadata={"help": "Tokens, or 'auto'."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
@@ -109,6 +110,7 @@ class RerankTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
+        self.max_tokens_per_micro_batch = checked_max_tokens(self.max_tokens_per_micro_batch)
         _refuse_tokens(self.model_init_kwargs)
         if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
             raise ValueError(f"verify_checkpoints={self.verify_checkpoints!r}: expected one of {VERIFY_CHECKPOINTS}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from rerank_trainer.objectives.objective import Objective, Targets
 from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.out_of_memory import StepReplay
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 
@@ -74,7 +76,7 @@ class GroupHooks(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
-        self._noted, self._train_cut = {}, Truncation()
+        self._noted, self._train_cut, self._replay = {}, Truncation(), StepReplay(self)
         self._forget_evaluation()
         if self.watch is not None:
             self.watch.attach(self)
@@ -105,6 +107,20 @@ class GroupHooks(Trainer):
             "a new trainer for each setting, by the model's name, and let your search call its train and evaluate."
         )
 
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As in Transformers; where memory runs out, the step begins anew with smaller micro-batches."""
+
+        def run() -> Tensor:
+            self._uncounted = ()
+            return super(GroupHooks, self).training_step(model, inputs, num_items_in_batch)
+
+        loss = self._replay.run(run, inputs["student"])
+        for count in self._uncounted:  # a batch that ran twice counts once
+            count()
+        return loss
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -131,12 +147,14 @@ class GroupHooks(Trainer):
         contributions = self.objective.contributions(sums, totals)
         loss = contributions.sum()
         if num_items_in_batch is not None:
-            self._note(inputs, contributions=contributions, sums=sums, counts=counts)
+            of_parts = {"contributions": contributions.detach(), "sums": sums.detach(), "counts": counts}
+            self._uncounted += (partial(self._note, inputs, **of_parts),)
             # gradients are averaged over processes, but the counts are sums over them
             loss = loss * self.accelerator.num_processes
             if self.watch is not None:
                 of_batch = (loss.detach(), values.detach(), scores.detach())
-                self.watch.see(Seen(*of_batch, targets, defined.any(dim=0), inputs["row"]))
+                seen = Seen(*of_batch, targets, defined.any(dim=0), inputs["row"])
+                self._uncounted += (partial(self.watch.see, seen),)
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def prediction_step(
@@ -321,6 +339,8 @@ class GroupHooks(Trainer):
         batches = 1 if self.args.accelerator_config.split_batches else self.args.world_size
         return batches * self.args.train_batch_size
 
+    _replay = cached_property(StepReplay)
+    _uncounted: tuple[Callable[[], None], ...] = ()  # what a batch adds to the figures when its backward is done
     _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
     _noted_at = 0
     _train_cut = Truncation()

@@ -100,7 +100,7 @@ def test_where_memory_runs_out_micro_batches_shrink_and_scores_stay(caplog):
     scorer = RowScorer(head, pad_token_id=0, padding_side="right", max_tokens=12)
 
     assert scorer(lambda: None, ROWS).tolist() == [18, 8, 19]
-    assert max(ran) == 3 and scorer.max_tokens == 3
+    assert max(ran) == 3 and scorer.budget.size(torch.device("cpu")) == 3
     assert "at most 6 tokens instead of 12" in caplog.text and "at most 3 tokens instead of 6" in caplog.text
 
 
