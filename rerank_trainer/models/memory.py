@@ -98,7 +98,9 @@ class _LiveTensors(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if isinstance(func, torch._ops.OpOverload):
-            with self:  # an operation made of others, whose tensors count as well; inference mode does not take it apart
+            with (
+                self
+            ):  # an operation made of others, whose tensors count as well; inference mode does not take it apart
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rerank_trainer.data.collator import TokenRows, lay_rows
 from rerank_trainer.data.templates import Row
 from rerank_trainer.models.heads import Head
-from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
 from rerank_trainer.models.memory import is_out_of_memory
+from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
 from rerank_trainer.models.prefix import PrefixSharing, module_of
 from rerank_trainer.models.random_state import RandomState
 from rerank_trainer.models.recompute import Recomputation
@@ -115,13 +115,15 @@ class RowScorer:
         apart = set(sharing)
         left = [row for row in range(len(lengths)) if row not in apart]
         self.recomputation.begin(sum(lengths), device)
-        scores, order = [], []
+        scores: list[Tensor] = []
+        order: list[int] = []
         while left:
             budget = self.budget.size(device)
             plan = micro_batches([lengths[row] for row in left], budget, overhead=overhead)
-            for batch in plan:
-                order += [left[i] for i in batch]
-                scores.append(self._run(forward, rows, order[-len(batch) :]))
+            for places in plan:
+                batch = [left[place] for place in places]
+                scores.append(self._run(forward, rows, batch))
+                order += batch
                 if self.budget.size(device) < budget:  # measured on this one, and the others would be too large
                     break
             left = sorted(set(left).difference(order))

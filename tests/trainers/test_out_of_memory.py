@@ -1,4 +1,4 @@
-"""Out of memory in the backward: the step begins anew in smaller micro-batches, and ends as if they had been smaller."""
+"""Out of memory in the backward: the step begins anew, and ends as with smaller micro-batches from the start."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_backward_that_runs_out_of_memory_ends_as_smaller_micro_batches_from_t
     trainer = make_trainer(make_args, fails_at=[counts[0]], **options)
     trainer.train()
 
-    assert ScarceBackward.calls > counts[0] > 2
+    assert ScarceBackward.calls > counts[-1] and counts[0] > 1
     assert trainer.model.row_scorer.budget.size(CPU) == BUDGET // 2
     assert f"at most {BUDGET // 2} tokens instead of {BUDGET}" in caplog.text
     assert torch.equal(weights(trainer), weights(smaller))

@@ -73,3 +73,17 @@ def test_workers_of_every_kind_train_as_none_do(tmp_path):
         other = outcome(tmp_path, name)
         assert furthest(none["weights"], other["weights"]) == 0, name
         assert none["history"] == other["history"], name
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_whether_they_keep_activations_or_compute_them_again(tmp_path):
+    # dropout, half precision and unlike numbers of micro-batches in the two processes, all at once
+    options = {**OPTIONS, "num_train_epochs": 1, "dropout": 0.2, "bf16": True, "per_device_train_batch_size": 4}
+    runs = {"kept": {}, "again": {"recompute_activations": True}, "other": {"dropout": 0.0}}
+    for name, changed in runs.items():
+        runs[name] = {"recompute_activations": False, **options, **changed}
+    launch(train_all, tmp_path, num_processes=2, runs=runs)
+    kept, again, other = (outcome(tmp_path, name)["weights"] for name in runs)
+
+    assert furthest(kept, again) == 0
+    assert furthest(kept, other) > 1e-3
