@@ -69,7 +69,7 @@ class TokenBudget:
         self.is_auto = False
 
 
-def checked_max_tokens(max_tokens: int | str) -> int | str:
+def checked_max_tokens(max_tokens: int | str | None) -> int | str:
     """A positive number of tokens, or "auto"; digits, as a command line gives them, become a number.
 
     Raises:

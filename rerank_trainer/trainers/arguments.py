@@ -65,7 +65,8 @@ class RerankTrainingArguments(TrainingArguments):
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
-    max_tokens_per_micro_batch: str | int = field(default="auto", metadata={"help": "Tokens, or 'auto'."})
+    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
+    max_tokens_per_micro_batch: int | str | None = field(default="auto", metadata={"help": "Tokens, or 'auto'."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})

@@ -17,6 +17,7 @@ from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
+from rerank_trainer.models.token_budget import checked_max_tokens
 from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -97,7 +98,9 @@ class RerankTrainer(GroupHooks):
         self._set_learning_rates(args)
         name_layers(args, self.reranker.model)
         scorer = self.reranker.row_scorer(
-            args.max_tokens_per_micro_batch, recompute=args.recompute_activations, share_prefix=args.share_prefix
+            checked_max_tokens(args.max_tokens_per_micro_batch),
+            recompute=args.recompute_activations,
+            share_prefix=args.share_prefix,
         )
         bind_row_forward(self.reranker.model, scorer)
         super().__init__(
