@@ -29,6 +29,8 @@ class RerankTrainingArguments(TrainingArguments):
             others drawn: 0.5 takes half from the top.
         batch_sources: With several training sets: "mixed" takes the groups of a batch from any of them, "one" makes
             every batch of groups of one.
+        balance_processes: Whether processes exchange groups of a step, so that each holds about as many tokens and
+            none waits for long. The step keeps its groups; a stream and a single process have nothing to exchange.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
         query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
         max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
@@ -62,6 +64,7 @@ class RerankTrainingArguments(TrainingArguments):
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
     negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
+    balance_processes: bool = field(default=True, metadata={"help": "Deal the groups of a step by their tokens."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput
 
+from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
@@ -214,16 +215,28 @@ class GroupHooks(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not isinstance(dataset, TrainGroups):
             return super()._get_train_sampler(train_dataset)
-        strategy = self.args.train_sampling_strategy
+        num_processes, batch_size = self.args.world_size, self._groups_each()
         one_source = getattr(self.args, "batch_sources", "mixed") == "one"
+        # processes need whole batches, unless those that are not whole are dropped
+        fills_up = num_processes > 1 and not self.args.dataloader_drop_last
         sampler = dataset.sampler(
-            shuffle=strategy == "random",
-            multiple_of=self._groups_at_a_time(),
+            shuffle=self.args.train_sampling_strategy == "random",
+            multiple_of=num_processes * batch_size if fills_up else 1,
             one_source_size=self._train_batch_size if one_source else None,
         )
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
-        return sampler
+        if num_processes == 1 or not getattr(self.args, "balance_processes", False):
+            return sampler
+        return BalancedSampler(
+            sampler,
+            TokenEstimate(dataset, self.reranker.template),
+            num_processes=num_processes,
+            batch_size=batch_size,
+            # a batch that processes split is of one source as a whole: its groups may change places
+            run_size=batch_size if one_source and not self.args.accelerator_config.split_batches else 1,
+            batches_per_step=self.args.gradient_accumulation_steps,
+        )
 
     def _get_dataloader(
         self,
@@ -314,12 +327,9 @@ class GroupHooks(Trainer):
                 verify_folder(self, checkpoint_folder)
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def _groups_at_a_time(self) -> int:
-        """How many groups all processes take for one batch each; 1 where no batch need be whole."""
-        if self.args.world_size == 1 or self.args.dataloader_drop_last:
-            return 1
-        batches = 1 if self.args.accelerator_config.split_batches else self.args.world_size
-        return batches * self.args.train_batch_size
+    def _groups_each(self) -> int:
+        """How many groups a process takes for one batch."""
+        return self.args.train_batch_size // (self.args.world_size if self.args.accelerator_config.split_batches else 1)
 
     _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
     _noted_at = 0
