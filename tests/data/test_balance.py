@@ -73,7 +73,7 @@ def test_batches_of_one_group_come_out_even_over_the_step_they_are_accumulated_i
     for step in range(0, 24, 8):
         before, after = ([sum(loads[step : step + 8]) for loads in ranks] for ranks in (plain, dealt))
         assert sum(before) == sum(after)
-        assert unevenness(after) < 1.1 < 1.2 < unevenness(before)
+        assert unevenness(after) - 1 < (unevenness(before) - 1) / 2
 
 
 def test_what_a_step_leaves_uneven_is_not_made_up_for_in_the_next():
@@ -158,7 +158,7 @@ def test_the_estimate_is_that_of_the_passages_that_are_drawn_as_they_are_cut():
     train_set = TrainGroups(datasets.Dataset.from_list(rows), passages_per_query=4, seed=1)
     estimate = TokenEstimate(train_set, TEMPLATE)
 
-    # a token of this tokenizer is a byte, so the estimate is exact
+    # this tokenizer makes a token of each of these letters, so the estimate is exact
     for key in [*itertools.product((0, 1), range(30)), (0, FILLER)]:
         drawn = train_set[key]
         pairs = [(drawn["query"], passage) for passage in drawn["passages"]]
