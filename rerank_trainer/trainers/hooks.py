@@ -328,8 +328,9 @@ class GroupHooks(Trainer):
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _groups_each(self) -> int:
-        """How many groups a process takes for one batch."""
-        return self.args.train_batch_size // (self.args.world_size if self.args.accelerator_config.split_batches else 1)
+        """How many groups a process takes for one batch; accelerate refuses a batch that cannot be split evenly."""
+        processes_of_a_batch = self.args.world_size if self.args.accelerator_config.split_batches else 1
+        return max(1, self.args.train_batch_size // processes_of_a_batch)
 
     _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
     _noted_at = 0
