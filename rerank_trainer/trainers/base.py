@@ -114,7 +114,7 @@ class RerankTrainer(GroupHooks):
             optimizers=optimizers,
         )
         if args.step_report:
-            self.add_callback(StepReport(self))
+            self.add_callback(StepReport)
         agree_on_forwards(self)
         self.eval_dataset = eval_groups
         self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)

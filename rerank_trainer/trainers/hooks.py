@@ -28,7 +28,7 @@ from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
-from rerank_trainer.trainers.step_report import StepReport
+from rerank_trainer.trainers.step_report import StepReport, reporting
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class GroupHooks(Trainer):
         self._forget_evaluation()
         if self.watch is not None:
             self.watch.attach(self)
-        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with reporting(self):
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         if trial is None and self.args.verify_checkpoints == "final":
             verify_folder(self, final_checkpoint(self.args, self.state))

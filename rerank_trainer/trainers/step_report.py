@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -129,27 +129,46 @@ class StepReport(TrainerCallback):
     While a training runs, it stands around some methods of the trainer and of its accelerator; without a report nothing
     of it is there. Add it last, so that what other callbacks do before the optimizer's step counts as rest.
 
-    Args:
-        trainer: Whose training is timed.
-
     Attributes:
-        peak: The matmul peak of this process, measured when training begins, in operations per second.
+        dtype: The precision that the training computes in.
+        peak: The matmul peak of this process in it, measured before the training, in operations per second.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._around = ExitStack()
-        self._forget()
+    def __init__(self) -> None:
+        self.dtype = torch.float32
         self.peak = 0.0
+        self._forget()
 
     def _forget(self) -> None:
+        self._trainer: Trainer | None = None
         self._clock: Clock | None = None
         self._work, self._num_tokens, self._num_steps = Work(), 0, 0
 
+    @contextmanager
+    def running(self, trainer: Trainer) -> Iterator[None]:
+        """Measures the peak, then times the training that runs inside."""
+        accelerator, device = trainer.accelerator, trainer.args.device
+        precisions = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        self.dtype = precisions.get(accelerator.mixed_precision, trainer.model.dtype)
+        accelerator.wait_for_everyone()  # processes that share a machine measure what each has while all work
+        self.peak = matmul_peak(device, self.dtype)
+        logger.info("matmul peak on %s in %s: %.4g operations a second", device, self.dtype, self.peak)
+        self._trainer, self._clock = trainer, (clock := Clock(device_clock(device)))
+        try:
+            with (
+                replaced(trainer, "get_batch_samples", _around_batches(trainer, clock)),
+                replaced(trainer, "training_step", self._around_step(trainer, clock)),
+                replaced(accelerator, "backward", clock.phase("backward")(accelerator.backward)),
+                replaced(accelerator, "clip_grad_norm_", clock.phase("optimizer")(accelerator.clip_grad_norm_)),
+            ):
+                yield
+        finally:
+            self._forget()
+
     def figures(self, device: torch.device) -> dict[str, float]:
         """The figures of the steps since the last call, over all processes; none outside of a training."""
-        clock, work, num_steps = self._clock, self._work, self._num_steps
-        if clock is None or not num_steps:
+        trainer, clock, work, num_steps = self._trainer, self._clock, self._work, self._num_steps
+        if trainer is None or clock is None or not num_steps:
             return {}
         clock.turn("rest")
         seconds = sum(clock.seconds.values())
@@ -159,14 +178,14 @@ class StepReport(TrainerCallback):
             self._num_tokens,
             work.num_tokens,
             work.num_padding,
-            training_flops(self._trainer.model, work),
+            training_flops(trainer.model, work),
             self.peak * seconds,
         ]
         summed = reduce(torch.tensor(own, dtype=torch.float32, device=device), "sum").tolist()
         *of_phases, seconds, num_tokens, num_run, num_padding, flops, possible_flops = summed
         self._work, self._num_tokens, self._num_steps = Work(), 0, 0
         clock.start()
-        num_processes = self._trainer.accelerator.num_processes
+        num_processes = trainer.accelerator.num_processes
         per_step = {"step": seconds, **dict(zip(PHASES, of_phases, strict=True))}
         figures = {
             "tokens_per_second": num_tokens * num_processes / seconds,
@@ -179,23 +198,9 @@ class StepReport(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure the peak and start the clock."""
-        trainer, accelerator = self._trainer, self._trainer.accelerator
-        self._stop()  # a training that was broken off
-        precisions = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = precisions.get(accelerator.mixed_precision, trainer.model.dtype)
-        accelerator.wait_for_everyone()  # processes that share a machine measure what each has while all work
-        self.peak = matmul_peak(args.device, dtype)
-        logger.info("matmul peak on %s in %s: %.4g operations a second", args.device, dtype, self.peak)
-        self._clock = clock = Clock(device_clock(args.device))
-        for owner, name, around in (
-            (trainer, "get_batch_samples", self._around_batches),
-            (trainer, "training_step", self._around_step),
-            (accelerator, "backward", clock.phase("backward")),
-            (accelerator, "clip_grad_norm_", clock.phase("optimizer")),
-        ):
-            self._around.enter_context(replaced(owner, name, around(getattr(owner, name))))
-        clock.start()
+        """The first step begins."""
+        if self._clock is not None:
+            self._clock.start()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -220,34 +225,13 @@ class StepReport(TrainerCallback):
         if self._clock is not None:
             self._clock.skip()
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Leave the trainer as it was."""
-        self._stop()
-
-    def _stop(self) -> None:
-        self._around.close()
-        self._forget()
-
-    def _around_batches(self, get_batch_samples: Callable[..., T]) -> Callable[..., T]:
-        clock = self._clock
-        assert clock is not None  # on_train_begin has made it
-
-        @wraps(get_batch_samples)
-        def timed(epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> T:
-            return get_batch_samples(clock.during("data", epoch_iterator), *args, **kwargs)
-
-        return timed
-
-    def _around_step(self, training_step: Callable[..., T]) -> Callable[..., T]:
-        clock = self._clock
-        assert clock is not None  # on_train_begin has made it
+    def _around_step(self, trainer: Trainer, clock: Clock) -> Callable[..., Any]:
+        training_step = trainer.training_step
 
         @wraps(training_step)
-        def timed(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> T:
+        def timed(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
             self._num_tokens += int(inputs["student"]["lengths"].sum())
-            scorer = self._trainer.model.row_scorer
+            scorer = trainer.model.row_scorer
             scorer.work = self._work  # here alone: evaluation runs through the same scorer
             try:
                 with clock.phase("forward"):
@@ -256,6 +240,22 @@ class StepReport(TrainerCallback):
                 scorer.work = None
 
         return timed
+
+
+def _around_batches(trainer: Trainer, clock: Clock) -> Callable[..., Any]:
+    get_batch_samples = trainer.get_batch_samples
+
+    @wraps(get_batch_samples)
+    def timed(epoch_iterator: Iterator[Any], *args: Any, **kwargs: Any) -> Any:
+        return get_batch_samples(clock.during("data", epoch_iterator), *args, **kwargs)
+
+    return timed
+
+
+def reporting(trainer: Trainer) -> AbstractContextManager[None]:
+    """In which a trainer trains: timed if there is a :class:`StepReport` among its callbacks."""
+    report = next((each for each in trainer.callback_handler.callbacks if isinstance(each, StepReport)), None)
+    return nullcontext() if report is None else report.running(trainer)
 
 
 @contextmanager
