@@ -1,7 +1,7 @@
 """Share of the peak: which part of the machine's matmul peak training reaches, and the time outside the computation.
 
-Trains MiniLM-L6 on the rows of `training_speed.py` with the step report on, each round in a process of its own, and reads
-the report of all steps but the first. The peak is measured before and after the training in the same process; the
+Trains MiniLM-L6 on the rows of `training_speed.py` with the step report on, each round in a process of its own, and
+reads the report of all steps but the first. The peak is measured before and after the training in the same process; the
 greater one counts. Outside is what a step takes beside forward, backward and optimizer.
 
     python benchmarks/share_of_peak.py                       # float32, two workers
@@ -66,8 +66,7 @@ def run_round(options: argparse.Namespace) -> dict[str, Any]:
         "share_outside": 1 - computed / logged["seconds_step"],
         "peak_before": before,
         "peak_after": after,
-        "report": {name: value for name, value in logged.items() if name.startswith("seconds_")}
-        | {name: logged[name] for name in ("tokens_per_second", "padding_share", "peak_share")},
+        **{name: logged[name] for name in logged if name.startswith(("seconds_", "tokens_", "padding_"))},
     }
 
 
