@@ -21,7 +21,6 @@ from typing import Any
 from training_speed import GROUP_SIZE, MAX_LENGTH, arguments, write_rows
 from turns import run_in_turns, write_report
 
-COMPUTATION = ("forward", "backward", "optimizer")
 FIGURES = {"share of the matmul peak": "share_of_peak", "outside forward, backward and optimizer": "share_outside"}
 
 
@@ -60,10 +59,9 @@ def run_round(options: argparse.Namespace) -> dict[str, Any]:
     (report,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, StepReport)]
     _, logged = [entry for entry in trainer.state.log_history if "seconds_step" in entry]
     before, after = report.peak, matmul_peak(args.device, report.dtype)
-    computed = sum(logged[f"seconds_{phase}"] for phase in COMPUTATION)
     return {
         "share_of_peak": logged["peak_share"] * before / max(before, after),
-        "share_outside": 1 - computed / logged["seconds_step"],
+        "share_outside": (logged["seconds_data"] + logged["seconds_rest"]) / logged["seconds_step"],
         "peak_before": before,
         "peak_after": after,
         **{name: logged[name] for name in logged if name.startswith(("seconds_", "tokens_", "padding_"))},
