@@ -56,7 +56,7 @@ class RowScorer:
             shares no prefixes, and decides nothing by its own memory.
 
     Attributes:
-        work: Counts what runs, while someone has set it; None counts nothing.
+        work: Counts what runs while it is set; None counts nothing.
     """
 
     def __init__(
