@@ -39,6 +39,8 @@ class RerankTrainingArguments(TrainingArguments):
             grow with the passages of a batch; None does so where they would not fit. The gradient stays the same.
         share_prefix: Whether a decoder runs what the passages of a query have in common once; None does so where it is
             exact and pays.
+        step_report: Whether each logged loss comes with tokens per second, the share of padding, the seconds of a step
+            by phase, and the share of the device's matmul peak, see ``docs/watching.md``.
         learning_rate: None follows the model's size (small models want large steps).
         head_learning_rate: For freshly initialised parameters; None takes ten times the learning rate, at most 1e-3.
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
@@ -70,6 +72,7 @@ class RerankTrainingArguments(TrainingArguments):
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
+    step_report: bool = field(default=False, metadata={"help": "Log what a step's time goes into."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
     logging_nan_inf_filter: bool = field(

@@ -29,6 +29,7 @@ from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
+from rerank_trainer.trainers.step_report import StepReport, reporting
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ class GroupHooks(Trainer):
         self._forget_evaluation()
         if self.watch is not None:
             self.watch.attach(self)
-        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with reporting(self):
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         if trial is None and self.args.verify_checkpoints == "final":
             verify_folder(self, final_checkpoint(self.args, self.state))
@@ -290,7 +292,7 @@ class GroupHooks(Trainer):
         return 6 * int(inputs["student"]["lengths"].sum()) * num_parameters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Transformers; beside the loss stand those of parts and sources, the pairs cut, the watch's figures."""
+        """As in Transformers; beside the loss stand parts, sources, pairs cut, figures of the watch and the report."""
         if self._noted and ("loss" in logs or "train_loss" in logs):
             noted, self._noted = self.accelerator.reduce(self._noted, reduction="sum"), {}
             cut = Truncation(*noted.pop("truncation").tolist())
@@ -303,8 +305,9 @@ class GroupHooks(Trainer):
                 logs["truncated"] = round(cut.share, 4)
         if "train_loss" in logs:
             logs["train_truncated"] = round(self._train_cut.share, 4)
-        if "loss" in logs and self.watch is not None:
-            logs.update(self.watch.figures(self.args.device))
+        for callback in self.callback_handler.callbacks if "loss" in logs else ():
+            if isinstance(callback, RerankWatch | StepReport):
+                logs.update(callback.figures(self.args.device))
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
