@@ -230,7 +230,9 @@ def cache_name(module: nn.Module) -> str | None:
 
 
 def module_of(forward: Callable[..., Any]) -> nn.Module | None:
-    """The module that a forward is, or that it is a method of; None for any other function."""
+    """The module that a forward is, or that it is a method of, also inside wrappers; None for any other function."""
+    while not (isinstance(forward, nn.Module) or hasattr(forward, "__self__")) and hasattr(forward, "__wrapped__"):
+        forward = forward.__wrapped__
     module = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
     return module if isinstance(module, nn.Module) else None
 

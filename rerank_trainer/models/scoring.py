@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rerank_trainer.data.collator import TokenRows, lay_rows
 from rerank_trainer.data.templates import Row
+from rerank_trainer.models.embeddings import with_words_looked_up_once
 from rerank_trainer.models.heads import Head
 from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
 from rerank_trainer.models.prefix import PrefixSharing, module_of
@@ -121,6 +122,8 @@ class RowScorer:
         plan = micro_batches([lengths[row] for row in whole], budget, overhead=overhead)
         plan = [[whole[i] for i in batch] for batch in plan]
         self.recomputation.begin(sum(lengths), device)
+        ids, module = rows["input_ids"], module_of(forward)
+        forward = with_words_looked_up_once(forward, module, ids, pad_token_id=self.pad_token_id)
         scores = [self._run(forward, rows, batch) for batch in plan]
         self._count(lengths, plan)
         if sharing:
