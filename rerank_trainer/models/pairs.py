@@ -21,7 +21,7 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
     """
     if isinstance(pairs, str) or (len(pairs) == 2 and all(isinstance(text, str) for text in pairs)):
         raise ValueError(f"expected a list of (query, passage) pairs, got {pairs!r}. One pair is [(query, passage)].")
-    for number, pair in enumerate(pairs):
+    for number, pair in enumerate(_in_slices(pairs)):
         if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise ValueError(f"pair {number} is {pair!r}; expected two texts, (query, passage)")
 
@@ -30,8 +30,6 @@ def chunks(
     pairs: Sequence[Pair], *, num_pairs: int = PAIRS_PER_CHUNK, num_characters: int = CHARACTERS_PER_CHUNK
 ) -> Iterator[list[Pair]]:
     """Consecutive parts of the pairs, each as large as both limits allow, and of one pair at least.
-
-    Pairs are asked for by small slices, so a sequence that makes them on demand never has them all in memory.
 
     Args:
         pairs: Queries with passages.
@@ -43,13 +41,12 @@ def chunks(
     """
     chunk: list[Pair] = []
     size = 0
-    for start in range(0, len(pairs), _PAIRS_PER_SLICE):
-        for pair in pairs[start : start + _PAIRS_PER_SLICE]:
-            chunk.append(pair)
-            size += len(pair[0]) + len(pair[1])
-            if len(chunk) >= num_pairs or size >= num_characters:
-                yield chunk
-                chunk, size = [], 0
+    for pair in _in_slices(pairs):
+        chunk.append(pair)
+        size += len(pair[0]) + len(pair[1])
+        if len(chunk) >= num_pairs or size >= num_characters:
+            yield chunk
+            chunk, size = [], 0
     if chunk:
         yield chunk
 
@@ -63,3 +60,9 @@ def distinct(pairs: Sequence[Pair]) -> tuple[list[tuple[str, str]], list[int]]:
     numbers: dict[tuple[str, str], int] = {}
     places = [numbers.setdefault((query, passage), len(numbers)) for query, passage in pairs]
     return list(numbers), places
+
+
+def _in_slices(pairs: Sequence[Pair]) -> Iterator[Pair]:
+    """The pairs one by one, asked for in slices: a sequence that makes them on demand never has all in memory."""
+    for start in range(0, len(pairs), _PAIRS_PER_SLICE):
+        yield from pairs[start : start + _PAIRS_PER_SLICE]
