@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 # A chunk is tokenised and sorted by length as a whole. So many short pairs leave 2 % padding in the large micro-batches
-# of a GPU (in the small ones of a CPU 0.1 %); so many characters are a million tokens or so, some 100 MB.
+# of a GPU (in the small ones of a CPU 0.1 %); so many characters bound the memory that long pairs take.
 PAIRS_PER_CHUNK = 16384
 CHARACTERS_PER_CHUNK = 4_000_000
 _PAIRS_PER_SLICE = 1024
