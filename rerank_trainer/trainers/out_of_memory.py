@@ -35,6 +35,11 @@ class StepReplay:
         self._number = -1  # of the optimizer step
         self._is_whole = False  # whether the batches account for every gradient that there is
         self._began_with: RandomState | None = None
+        self._counts: list[Callable[[], None]] = []
+
+    def count(self, add: Callable[[], None]) -> None:
+        """Have something added to the figures when the batch that runs is done: once, however often it runs."""
+        self._counts.append(add)
 
     def run(self, batch: Callable[[], Tensor], rows: TokenRows) -> Tensor:
         """The loss of a batch after its backward.
@@ -51,8 +56,9 @@ class StepReplay:
         while True:
             try:
                 for one in to_run:
+                    self._counts = []
                     loss = one()
-                return loss
+                break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -60,6 +66,10 @@ class StepReplay:
             # out here, where no traceback holds activations any more
             self._begin_anew()
             to_run = [one for one, _ in self._batches]
+        counts, self._counts = self._counts, []
+        for add in counts:
+            add()
+        return loss
 
     def _note(self, batch: Callable[[], Tensor], rows: TokenRows) -> None:
         number = self._trainer.state.global_step
