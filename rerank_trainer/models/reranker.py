@@ -27,6 +27,7 @@ from rerank_trainer.models.loading import (
     set_padding,
 )
 from rerank_trainer.models.peers import stored_max_length
+from rerank_trainer.models.precision import score_in_float32
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.models.windows import Windows
 
@@ -74,6 +75,7 @@ class Reranker:
         self.tokenizer = tokenizer
         self.fresh_parameters = tuple(fresh_parameters)
         set_padding(model, tokenizer)
+        score_in_float32(model)
         model.config.use_cache = False  # nothing is generated
         if max_length is None:
             max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))

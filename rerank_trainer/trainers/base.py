@@ -15,6 +15,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups
+from rerank_trainer.models.precision import computes_bf16
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
 from rerank_trainer.objectives.by_source import SourceObjective
@@ -80,6 +81,7 @@ class RerankTrainer(GroupHooks):
         # a copy: the learning rate is filled in by the model's size, and the caller may train another model next
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
         refuse_unsupported(args)
+        warn_of_emulation(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
@@ -269,6 +271,15 @@ def _require_labels(group: dict[str, Any], index: int, *, most: float, names: Se
             "Divide the labels by the highest grade."
         )
     return group
+
+
+def warn_of_emulation(args: RerankTrainingArguments) -> None:
+    """Say that bfloat16 would slow the training down here instead of speeding it up."""
+    if args.bf16 and args.process_index == 0 and not computes_bf16(args.device):
+        logger.warning(
+            "bf16=True: this %s has no instructions for bfloat16 and emulates them, slower than float32. Leave it out.",
+            "processor" if args.device.type == "cpu" else args.device.type,
+        )
 
 
 def warn_of_instruction(*groups: datasets.Dataset | datasets.IterableDataset) -> None:

@@ -71,6 +71,11 @@ REFUSALS = (
         "bf16=True evaluates in bfloat16 too and keeps the weights.",
     ),
     Refusal(
+        "fp16",
+        lambda args: args.fp16 and args.device.type == "cpu",
+        "accelerate has no float16 on a CPU and would train in float32 without a word. Give bf16=True, or leave it out.",
+    ),
+    Refusal(
         "fp16_full_eval",
         lambda args: args.fp16_full_eval,
         "it casts the weights themselves and leaves them so: what is saved afterwards would have lost digits. "
