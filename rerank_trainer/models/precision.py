@@ -33,7 +33,7 @@ def score_in_float32(model: nn.Module) -> None:
     inside = set() if backbone is plain else set(backbone.modules())
     for module in plain.modules():
         if type(module) is nn.Linear and module.out_features == 1 and module not in inside:
-            module.forward = MethodType(_linear_in_float32, module)  # type: ignore[method-assign]
+            module.forward = MethodType(_linear_in_float32, module)
 
 
 def computes_bf16(device: torch.device) -> bool:

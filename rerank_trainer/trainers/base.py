@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups
+from rerank_trainer.models.attention import choose_attention
 from rerank_trainer.models.precision import computes_bf16
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
@@ -223,6 +225,9 @@ def as_reranker(
         options = args.model_init_kwargs or {}
         assert isinstance(options, dict)  # TrainingArguments has parsed the text
         loaded = Reranker.from_pretrained(model, **{**lengths, **options})
+        if "attn_implementation" not in options:
+            precision = torch.bfloat16 if args.bf16 else None
+            choose_attention(loaded.model, device=args.device, autocast_dtype=precision, max_length=loaded.max_length)
         if tokenizer is None:
             return loaded
         return Reranker(loaded.model, tokenizer, **lengths, fresh_parameters=loaded.fresh_parameters)

@@ -73,7 +73,7 @@ REFUSALS = (
     Refusal(
         "fp16",
         lambda args: args.fp16 and args.device.type == "cpu",
-        "accelerate has no float16 on a CPU and would train in float32 without a word. Give bf16=True, or leave it out.",
+        "accelerate has no float16 on a CPU and would train in float32 without a word. Give bf16=True or neither.",
     ),
     Refusal(
         "fp16_full_eval",

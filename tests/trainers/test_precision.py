@@ -1,4 +1,4 @@
-"""Precision in training: bfloat16 from training to evaluation, float16 with a scaled loss, and the warning."""
+"""Precision in training: bfloat16 up to evaluation, its attention and its warning; float16 with a scaled loss."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.trainers.conftest import small_reranker, word_groups
 
 
 def test_bfloat16_trains_and_its_evaluation_finds_what_prediction_in_bfloat16_finds(make_args):
-    groups = word_groups(24, seed=4)
-    args = make_args(bf16=True, num_train_epochs=4, eval_metrics=["ndcg@10"])
-    trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(64), eval_dataset=groups)
+    groups = word_groups(16, seed=4)
+    args = make_args(bf16=True, num_train_epochs=3, learning_rate=5e-3, eval_metrics=["ndcg@10"])
+    trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(48), eval_dataset=groups)
     before = trainer.evaluate()["eval_ndcg@10"]
     trainer.train()
     after = trainer.evaluate()["eval_ndcg@10"]
@@ -81,3 +81,16 @@ def test_bfloat16_is_warned_of_where_the_processor_only_emulates_it(make_args, m
         with caplog.at_level(logging.WARNING):
             ContrastiveRerankTrainer(small_reranker(), make_args(bf16=bf16), train_dataset=word_groups(4))
         assert caplog.text.count(named) == warnings
+
+
+def test_a_model_given_by_name_trains_with_the_attention_that_is_fastest_in_its_precision(make_args, tmp_path):
+    small_reranker().save_pretrained(tmp_path / "model")
+
+    def attention(model, **options):
+        return ContrastiveRerankTrainer(model, make_args(**options)).model.config._attn_implementation
+
+    name, own = str(tmp_path / "model"), {"model_init_kwargs": {"attn_implementation": "sdpa"}}
+    assert attention(name, bf16=True) == "eager"
+    assert attention(name) == "sdpa"
+    assert attention(name, bf16=True, **own) == "sdpa"
+    assert attention(small_reranker(), bf16=True) == "sdpa"  # a model of the user's own keeps what it has
