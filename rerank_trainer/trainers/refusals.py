@@ -141,12 +141,14 @@ REFUSALS = (
         "torch_compile",
         lambda args: args.torch_compile,
         "micro-batches have a new shape each: PyTorch compiles for the first eight (recompile_limit) and runs the "
-        "others as they are. Leave it out, and torch_compile_backend and torch_compile_mode, which turn it on.",
+        "others as they are. Compiled once for all shapes, steps on a CPU were slower, not faster. Leave it out, and "
+        "torch_compile_backend and torch_compile_mode, which turn it on.",
     ),
     Refusal(
         "train_sampling_strategy",
         lambda args: args.train_sampling_strategy not in ("random", "sequential"),
-        "rows are ordered by length inside each batch already. Use 'random' or 'sequential'.",
+        "rows are ordered by length inside each batch already, and processes exchange groups by their tokens "
+        "(balance_processes). Use 'random' or 'sequential'.",
     ),
     Refusal(
         "use_cache",
