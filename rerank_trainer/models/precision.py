@@ -1,4 +1,4 @@
-"""Precision: the score in float32 whatever the model computes in, and where a device computes bfloat16 itself."""
+"""Precision: scores of float32 under autocast, and where a device computes bfloat16 itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def score_in_float32(model: nn.Module) -> None:
-    """Let the layer that makes the score compute in float32, under autocast and in 16-bit weights too, in place.
+    """Let the layer that makes the score compute in float32 under autocast, in place.
 
     bfloat16 keeps 8 binary digits: between 4 and 8 there are 128 scores, and passages that a model tells apart would
-    tie. Weights, their types and their names stay as they are.
+    tie. Without autocast nothing changes, so that weights of 16 bits score as they do in other loaders.
 
     Args:
         model: A sequence classification model; its layers with one output that stand outside of the backbone are meant.
@@ -24,8 +24,9 @@ def score_in_float32(model: nn.Module) -> None:
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     >>> model = BertForSequenceClassification(BertConfig(vocab_size=9, num_labels=1, **shape))
-    >>> score_in_float32(model.bfloat16())
-    >>> model(input_ids=torch.tensor([[1, 2]])).logits.dtype
+    >>> score_in_float32(model)
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     model(input_ids=torch.tensor([[1, 2]])).logits.dtype
     torch.float32
     """
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT wraps the whole model
@@ -51,5 +52,8 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 def _linear_in_float32(self: nn.Linear, inputs: Tensor) -> Tensor:
-    with torch.autocast(inputs.device.type, enabled=False):
+    device_type = inputs.device.type
+    if not torch.is_autocast_enabled(device_type):
+        return nn.Linear.forward(self, inputs)
+    with torch.autocast(device_type, enabled=False):
         return functional.linear(inputs.float(), self.weight.float(), None if self.bias is None else self.bias.float())
