@@ -25,6 +25,7 @@ from rerank_trainer.models.loading import (
 )
 from rerank_trainer.models.pairs import PAIRS_PER_CHUNK, check_pairs, chunks, distinct
 from rerank_trainer.models.peers import stored_max_length
+from rerank_trainer.models.precision import score_in_float32
 from rerank_trainer.models.progress import PairProgress
 from rerank_trainer.models.recompute import Recomputation
 from rerank_trainer.models.scoring import RowScorer
@@ -75,6 +76,7 @@ class Reranker:
         self.tokenizer = tokenizer
         self.fresh_parameters = tuple(fresh_parameters)
         set_padding(model, tokenizer)
+        score_in_float32(model)
         model.config.use_cache = False  # nothing is generated
         if max_length is None:
             max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))

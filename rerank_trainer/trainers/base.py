@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups
+from rerank_trainer.models.attention import choose_attention
+from rerank_trainer.models.precision import computes_bf16
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
 from rerank_trainer.models.token_budget import checked_max_tokens
@@ -82,6 +85,7 @@ class RerankTrainer(GroupHooks):
         # a copy: the learning rate is filled in by the model's size, and the caller may train another model next
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
         refuse_unsupported(args)
+        warn_of_emulation(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
@@ -227,6 +231,9 @@ def as_reranker(
         options = args.model_init_kwargs or {}
         assert isinstance(options, dict)  # TrainingArguments has parsed the text
         loaded = Reranker.from_pretrained(model, **{**lengths, **options})
+        if "attn_implementation" not in options:
+            precision = torch.bfloat16 if args.bf16 else None
+            choose_attention(loaded.model, device=args.device, autocast_dtype=precision, max_length=loaded.max_length)
         if tokenizer is None:
             return loaded
         return Reranker(loaded.model, tokenizer, **lengths, fresh_parameters=loaded.fresh_parameters)
@@ -275,6 +282,15 @@ def _require_labels(group: dict[str, Any], index: int, *, most: float, names: Se
             "Divide the labels by the highest grade."
         )
     return group
+
+
+def warn_of_emulation(args: RerankTrainingArguments) -> None:
+    """Say that bfloat16 would slow the training down here instead of speeding it up."""
+    if args.bf16 and args.process_index == 0 and not computes_bf16(args.device):
+        logger.warning(
+            "bf16=True: this %s has no instructions for bfloat16 and emulates them, slower than float32. Leave it out.",
+            "processor" if args.device.type == "cpu" else args.device.type,
+        )
 
 
 def warn_of_instruction(*groups: datasets.Dataset | datasets.IterableDataset) -> None:
