@@ -33,7 +33,7 @@ SIDES = {"fp32": ("ours", *PEERS), "bf16": ("ours", "ours-autocast", *PEERS)}
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000, help="how many pairs are scored")
-    parser.add_argument("--num_rounds", type=int, default=3)
+    parser.add_argument("--num_rounds", type=int, default=2)
     parser.add_argument("--precision", choices=tuple(SIDES), default="fp32")
     parser.add_argument("--sides", nargs="+", help="all of the precision by default; the first is the base")
     parser.add_argument("--output_dir", type=Path, default=Path("benchmark_output"))
