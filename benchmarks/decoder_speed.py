@@ -11,10 +11,10 @@ Sides:
     st-<size> CrossEncoderTrainer of sentence-transformers under ListNetLoss(mini_batch_size=size); None is its default,
               as many pairs as the batch has groups: one
 
-The table has two ratios: of the whole `train()`, and of forward and backward alone. Clipping and AdamW over the embedding
-matrix of 151,936 x 512 take the same time on every side, and sharing cannot shorten them. The lines below the table show
-how fast sharing could be at best: by multiplications, and for the whole `train()` with what was measured outside of
-forward and backward.
+The table has two ratios: of the whole `train()`, and of forward and backward alone. Clipping and AdamW over the
+embedding matrix of 151,936 x 512 take the same time on every side, and sharing cannot shorten them. The lines below the
+table show how fast sharing could be at best: by multiplications, and for the whole `train()` with what was measured
+outside of forward and backward.
 
     python benchmarks/decoder_speed.py --prefix 90
     python benchmarks/decoder_speed.py --prefix 300

@@ -1,7 +1,7 @@
 """Memory of a group: the peak of training on one group a step, of 256 passages of 256 tokens against 16.
 
-Every side is a process of its own that trains MiniLM-L6 for two steps: in the second, the optimizer's state is there too.
-Memory is resident memory, of two kinds: `peak_mb` is the greatest of the process as the kernel notes it, Python,
+Every side is a process of its own that trains MiniLM-L6 for two steps: in the second, the optimizer's state is there
+too. Memory is resident memory, of two kinds: `peak_mb` is the greatest of the process as the kernel notes it, Python,
 libraries and weights included; `training_mb` is what of it came with `train()`, the peak less what the process had
 before. The limit is 1.15 for either.
 
