@@ -21,12 +21,13 @@ class Stopwatch(TrainerCallback):
         seconds: From the end of the first step to the end of training.
         forward_backward: The part of it from the begin of a step to its last gradient: the forward, the loss, the
             backward, and tokenising where a trainer does that inside its loss.
+        optimizer: The part of it from there to the end of the optimizer's step, clipping included.
         tokens: Tokens that ran through the model, without padding.
         padded_tokens: The same with padding.
     """
 
     def __init__(self) -> None:
-        self.begin = self.seconds = self.forward_backward = 0.0
+        self.begin = self.seconds = self.forward_backward = self.optimizer = 0.0
         self.tokens = self.padded_tokens = 0
         self.is_timed = False
         self.settings: dict[str, Any] = {}
@@ -48,6 +49,10 @@ class Stopwatch(TrainerCallback):
         if self.is_timed:
             self.forward_backward += self.last_gradient - self.step_begin
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.is_timed:
+            self.optimizer += time.perf_counter() - self.last_gradient
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.is_timed:
             self.is_timed, self.begin = True, time.perf_counter()
@@ -60,6 +65,8 @@ class Stopwatch(TrainerCallback):
         return {
             "seconds": self.seconds,
             "forward_backward": self.forward_backward,
+            "optimizer": self.optimizer,
+            "share_outside": 1 - (self.forward_backward + self.optimizer) / self.seconds,
             "tokens": self.tokens,
             "padded_tokens": self.padded_tokens,
             "threads": torch.get_num_threads(),

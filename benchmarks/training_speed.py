@@ -13,10 +13,12 @@ Sides:
 The table also has sentence-transformers at its best, the fastest of its runs in each round.
 
 Every side counts the tokens that it runs, with and without padding. Without padding all must be equal; a line below the
-table says so where they are not.
+table says so where they are not. `share_outside` is the share of the time outside of forward, backward, clipping and
+optimizer; tokenising counts as forward where a trainer does it inside its loss, as sentence-transformers' does.
 
     python benchmarks/training_speed.py --precision bf16
     RERANK_DATA=... python benchmarks/training_speed.py --rows medquad
+    python benchmarks/training_speed.py --num_workers 2 --sides ours
     python benchmarks/training_speed.py --flag_embedding_python .venv-flag/bin/python
 """
 
@@ -42,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--num_steps", type=int, default=6, help="timed steps, after one of warm-up")
     parser.add_argument("--num_rounds", type=int, default=3)
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that load data, on every side")
     parser.add_argument("--sides", nargs="+", default=["ours", *PEERS], help="ours, st-...; the first is the base")
     parser.add_argument("--flag_embedding_python", help="interpreter of an environment with FlagEmbedding 1.4")
     parser.add_argument("--output_dir", type=Path, default=Path("benchmark_output"))
@@ -111,7 +114,7 @@ def arguments(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         "logging_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "dataloader_num_workers": 0,
+        "dataloader_num_workers": getattr(options, "num_workers", 0),  # other benchmarks have no such option
         "dataloader_pin_memory": False,
         "train_sampling_strategy": "sequential",
     }
@@ -191,14 +194,15 @@ def main() -> None:
     from turns import differences, run_in_turns, summary, with_best, write_report
 
     write_rows(options)
-    passed = [f"--{name}={getattr(options, name)}" for name in ("rows", "precision", "num_steps", "output_dir")]
+    names = ("rows", "precision", "num_steps", "num_workers", "output_dir")
+    passed = [f"--{name}={getattr(options, name)}" for name in names]
     commands = {side: [sys.executable, __file__, f"--side={side}", *passed] for side in options.sides}
     if options.flag_embedding_python:
         script = str(Path(__file__).with_name("flag_embedding_side.py"))
         commands["FlagEmbedding"] = [options.flag_embedding_python, script, *passed]
     results = run_in_turns(commands, options.num_rounds)
     compared = with_best(results, "st-", "sentence-transformers at its best", "seconds")
-    also = ("pairs_per_second", "tokens", "padded_tokens")
+    also = ("pairs_per_second", "tokens", "padded_tokens", "share_outside")
     rows = summary(compared, "seconds", base=options.sides[0], also=also)
     name, label = f"training-{options.rows}-{options.precision}", f"time against {options.sides[0]} (1.0)"
     notes = differences(results, ("tokens", *SETTINGS))
