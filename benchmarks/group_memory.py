@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--few", type=int, default=16, help="passages of the small group")
     parser.add_argument("--many", type=int, default=256, help="passages of the large group")
     parser.add_argument("--max_length", type=int, default=256, help="tokens of every pair")
+    parser.add_argument("--kinds", nargs="+", choices=tuple(KINDS), default=list(KINDS))
     parser.add_argument("--num_rounds", type=int, default=1)
     parser.add_argument("--output_dir", type=Path, default=Path("benchmark_output"))
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -83,8 +84,9 @@ def main() -> None:
         return
     from turns import run_in_turns, summary, write_report
 
-    compared = [(f"{options.few}-{kind}", f"{options.many}-{kind}") for kind in ("always", "auto")]
-    compared.append((f"{options.few}-never",))
+    # the large group is not run with all its activations kept: it may need more memory than there is
+    sizes = {kind: (options.few,) if kind == "never" else (options.few, options.many) for kind in options.kinds}
+    compared = [tuple(f"{size}-{kind}" for size in sizes[kind]) for kind in sizes]
     passed = [f"--{name}={getattr(options, name)}" for name in ("max_length", "few", "many", "output_dir")]
     sides = [side for pair in compared for side in pair]
     commands = {side: [sys.executable, __file__, f"--side={side}", *passed] for side in sides}

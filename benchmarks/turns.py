@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +39,7 @@ def run_in_turns(commands: Mapping[str, Sequence[str]], num_rounds: int) -> dict
                 if run.returncode:
                     raise SystemExit(f"{name} failed: {' '.join(command)}")
                 results[name].append(json.loads(run.stdout.splitlines()[-1]))
+                bar.write(f"{name}: {run.stdout.splitlines()[-1]}", file=sys.stderr)  # kept if a later side fails
                 bar.update()
     return results
 
@@ -66,8 +68,13 @@ def summary(results: Results, figure: str, base: str, *, also: Sequence[str] = (
         row = {"ratio": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)}
         row = {figure: statistics.median(run[figure] for run in runs), **row}
         row |= {key: statistics.median(run[key] for run in runs) for key in also}
-        rows.append({"side": name, **{key: round(value, 3) for key, value in row.items()}})
+        rows.append({"side": name, **{key: rounded(value) for key, value in row.items()}})
     return rows
+
+
+def rounded(value: float) -> float:
+    """Three decimals, or two digits of what is smaller than they show well: 1e-6 must not read as 0."""
+    return round(value, 3) if abs(value) >= 0.01 else float(f"{value:.2g}")
 
 
 def differences(results: Results, figures: Sequence[str]) -> list[str]:
