@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from rerank_trainer.data.collator import TokenRows, lay_rows
 from rerank_trainer.data.templates import Row
+from rerank_trainer.models.embeddings import with_words_looked_up_once
 from rerank_trainer.models.heads import Head
 from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
 from rerank_trainer.models.prefix import PrefixSharing, module_of
 from rerank_trainer.models.recompute import Recomputation, is_out_of_memory
+from rerank_trainer.models.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +55,9 @@ class RowScorer:
             need not agree. Weights that are gathered layer by layer need it: a process with fewer forwards than the
             others would leave them waiting. It makes up the difference with forwards of one token that count nothing,
             shares no prefixes, and decides nothing by its own memory.
+
+    Attributes:
+        work: Counts what runs while it is set; None counts nothing.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class RowScorer:
         self.recomputation = Recomputation(recompute)
         self.prefix = PrefixSharing(head, pad_token_id=pad_token_id, wanted=share_prefix)
         self.agree = agree
+        self.work: Work | None = None
 
     def __call__(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
         """Scores of the rows in their order, ``(num_rows,)`` float32."""
@@ -116,9 +122,13 @@ class RowScorer:
         plan = micro_batches([lengths[row] for row in whole], budget, overhead=overhead)
         plan = [[whole[i] for i in batch] for batch in plan]
         self.recomputation.begin(sum(lengths), device)
+        ids, module = rows["input_ids"], module_of(forward)
+        forward = with_words_looked_up_once(forward, module, ids, pad_token_id=self.pad_token_id)
         scores = [self._run(forward, rows, batch) for batch in plan]
+        self._count(lengths, plan)
         if sharing:
             options: dict[str, Any] = {"max_tokens": budget, "overhead": overhead, "recomputation": self.recomputation}
+            options["work"] = self.work
             scores.append(self.prefix.scores(forward, rows, sharing, **options))
         order = torch.tensor([row for batch in plan for row in batch] + sharing, device=device)
         return torch.cat(scores)[torch.argsort(order)]
@@ -134,10 +144,18 @@ class RowScorer:
         filler = lay_rows([Row([self.pad_token_id], [0] if "token_type_ids" in rows else None, 0)], [(0, 0)])
         on_device: Any = {name: value.to(device) for name, value in filler.items()}  # type: ignore[attr-defined]
         scores += [self._run(forward, on_device, [0]) for _ in range(num_fillers)]
+        self._count(rows["lengths"].tolist(), plan, num_fillers=num_fillers)
         if not scores:
             return rows["lengths"].new_zeros(0, dtype=torch.float32)
         order = torch.tensor([row for batch in plan for row in batch], dtype=torch.long, device=device)
         return torch.cat(scores)[: len(order)][torch.argsort(order)]
+
+    def _count(self, lengths: Sequence[int], plan: Sequence[Sequence[int]], *, num_fillers: int = 0) -> None:
+        if self.work is None:
+            return
+        self.work.num_padding += num_fillers
+        for batch in plan:
+            self.work.add([lengths[row] for row in batch])
 
     def _run(self, forward: Callable[..., Any], rows: TokenRows, batch: list[int]) -> Tensor:
         index = torch.tensor(batch, device=rows["lengths"].device)

@@ -29,6 +29,8 @@ class RerankTrainingArguments(TrainingArguments):
             others drawn: 0.5 takes half from the top.
         batch_sources: With several training sets: "mixed" takes the groups of a batch from any of them, "one" makes
             every batch of groups of one.
+        balance_processes: Whether processes exchange groups of a step, so that each holds about as many tokens and
+            none waits for long. The step keeps its groups; a stream and a single process have nothing to exchange.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
         query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
         max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
@@ -37,6 +39,8 @@ class RerankTrainingArguments(TrainingArguments):
             grow with the passages of a batch; None does so where they would not fit. The gradient stays the same.
         share_prefix: Whether a decoder runs what the passages of a query have in common once; None does so where it is
             exact and pays.
+        step_report: Whether each logged loss comes with tokens per second, the share of padding, the seconds of a step
+            by phase, and the share of the device's matmul peak, see ``docs/watching.md``.
         learning_rate: None follows the model's size (small models want large steps).
         head_learning_rate: For freshly initialised parameters; None takes ten times the learning rate, at most 1e-3.
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
@@ -62,11 +66,13 @@ class RerankTrainingArguments(TrainingArguments):
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
     negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
+    balance_processes: bool = field(default=True, metadata={"help": "Deal the groups of a step by their tokens."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
     max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
+    step_report: bool = field(default=False, metadata={"help": "Log what a step's time goes into."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
     logging_nan_inf_filter: bool = field(

@@ -27,6 +27,7 @@ from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.refusals import refuse_unsupported
 from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
+from rerank_trainer.trainers.step_report import StepReport
 from rerank_trainer.trainers.watch import RerankWatch
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class RerankTrainer(GroupHooks):
             callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
+        if args.step_report:
+            self.add_callback(StepReport)
         agree_on_forwards(self)
         self.eval_dataset = eval_groups
         self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)

@@ -141,7 +141,8 @@ REFUSALS = (
     Refusal(
         "train_sampling_strategy",
         lambda args: args.train_sampling_strategy not in ("random", "sequential"),
-        "rows are ordered by length inside each batch already. Use 'random' or 'sequential'.",
+        "rows are ordered by length inside each batch already, and processes exchange groups by their tokens "
+        "(balance_processes). Use 'random' or 'sequential'.",
     ),
     Refusal(
         "use_cache",
