@@ -73,9 +73,9 @@ def scorer(side: str, folder: str, precision: str) -> Callable[[Sequence[tuple[s
 
     if side == "ours-autocast":
         reranker = Reranker.from_pretrained(folder)
-        return lambda pairs: reranker.predict(pairs, autocast_dtype=dtype).numpy()
+        return lambda pairs: reranker.predict(pairs, autocast_dtype=dtype, show_progress_bar=False).numpy()
     reranker = Reranker.from_pretrained(folder, dtype=dtype)
-    return lambda pairs: reranker.predict(pairs).numpy()
+    return lambda pairs: reranker.predict(pairs, show_progress_bar=False).numpy()
 
 
 def run_side(options: argparse.Namespace) -> None:
