@@ -36,11 +36,26 @@ class SourceObjective(Objective):
         self.sources_of = [[i for i, own in enumerate(of_source) if own is objective] for objective in distinct]
         pairs = [(objective, source) for objective, members in self._blocks() for source in members]
         self.names = tuple(f"{self.sources[source]}/{name}" for objective, source in pairs for name in objective.names)
-        self.part_weights = tuple(weight for objective, _ in pairs for weight in objective.part_weights)
         self.source_of_part = [source for objective, source in pairs for _ in objective.names]
         self.needs_labels = any(objective.needs_labels for objective in distinct)
         self.needs_teacher = any(objective.needs_teacher for objective in distinct)
         self.max_label = min((own.max_label for own in distinct if own.max_label is not None), default=None)
+        self.set_sources(len(self.sources))
+        self.set_progress(0.0)
+
+    def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
+        self.part_weights = tuple(
+            w for objective, members in self._blocks() for _ in members for w in objective.part_weights
+        )
+
+    def prepare(self, targets: Targets) -> None:
+        for objective, members in self._blocks():
+            objective.prepare(_sent(targets, members))
+
+    def tally(self, scores: Tensor, targets: Targets) -> Tensor:
+        blocks = [objective.tally(scores, _sent(targets, members)) for objective, members in self._blocks()]
+        return torch.cat(blocks)
 
     def counts(self, targets: Targets) -> Tensor:
         blocks = [
@@ -82,7 +97,15 @@ class SourceObjective(Objective):
             if self.source_of_part.count(number) > 1:
                 figures.update({f"loss_{self.names[part]}": means[part] for part in own})
             figures[f"groups_{source}"] = int(num_groups)
-        return figures
+        return figures | self.readings()
+
+    def readings(self) -> dict[str, float]:
+        """Those of each distinct objective; when there are several, under the names of its sources."""
+        blocks = self._blocks()
+        if len(blocks) == 1:
+            return super().readings()
+        named = [("+".join(self.sources[member] for member in members), objective) for objective, members in blocks]
+        return {f"{name}/{key}": value for name, part in named for key, value in part.readings().items()}
 
     def _blocks(self) -> list[tuple[Objective, list[int]]]:
         """Each distinct objective with its sources; its parts stand together, source by source."""

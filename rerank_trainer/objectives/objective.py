@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rerank_trainer.losses import LossFn
+from rerank_trainer.objectives.adaptive import Adaptive
+from rerank_trainer.objectives.schedules import Constant, Schedule, as_schedule
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Targets:
     source: Tensor | None = None
 
 
-class Objective(nn.Module):
+class Objective(Adaptive):
     """A weighted sum of parts; each part is averaged over the groups that define it.
 
     The trainer calls :meth:`counts` on all batches of an optimizer step before the first forward, sums the values that
@@ -39,7 +42,7 @@ class Objective(nn.Module):
 
     Attributes:
         names: The parts' names, for the log.
-        part_weights: How much each part counts in the sum.
+        part_weights: How much each part counts in the sum, at this point of the training.
         needs_labels: Whether a part compares with labels.
         needs_teacher: Whether a part compares with teacher scores.
         max_label: The greatest label that every part accepts; None = no limit.
@@ -75,7 +78,7 @@ class Objective(nn.Module):
         return sums * weights / totals.clamp(min=torch.finfo(sums.dtype).tiny)
 
     def figures(self, contributions: Tensor, sums: Tensor, counts: Tensor, groups: Tensor) -> dict[str, float]:
-        """What the log says beside the loss: what each part contributes to it, when there are several.
+        """What the log says beside the loss: what each part contributes to it when there are several, and the readings.
 
         Args:
             contributions: Those of an average step, ``(num_parts,)``.
@@ -84,8 +87,9 @@ class Objective(nn.Module):
             groups: How many groups of each source there were, ``(num_sources,)``.
         """
         if len(self.names) == 1:
-            return {}
-        return {f"loss_{name}": value for name, value in zip(self.names, contributions.tolist(), strict=True)}
+            return self.readings()
+        losses = {f"loss_{name}": value for name, value in zip(self.names, contributions.tolist(), strict=True)}
+        return losses | self.readings()
 
 
 class LabelObjective(Objective):
@@ -155,26 +159,52 @@ class TeacherObjective(Objective):
 class WeightedObjective(Objective):
     """Several objectives at once, each with a weight.
 
+    The log has ``loss_<name>``, what each part contributes, and ``weight_<name>`` for weights that change.
+
     Args:
-        parts: (weight, objective) pairs.
+        parts: (weight, objective) pairs; a weight is a number or a :class:`~rerank_trainer.objectives.schedules.Ramp`.
 
     Raises:
         ValueError: If there is no part, or a weight is negative.
+
+    >>> from rerank_trainer.losses import infonce, kl
+    >>> from rerank_trainer.objectives.schedules import Ramp
+    >>> objective = WeightedObjective([(Ramp(1.0, 0.0), LabelObjective(infonce)), (1.0, TeacherObjective(kl))])
+    >>> objective.set_progress(0.25)
+    >>> dict(zip(objective.names, objective.part_weights)), objective.readings()
+    ({'infonce': 0.75, 'kl': 1.0}, {'weight_infonce': 0.75})
     """
 
-    def __init__(self, parts: Sequence[tuple[float, Objective]]) -> None:
+    def __init__(self, parts: Sequence[tuple[float | Schedule, Objective]]) -> None:
         super().__init__()
-        if not parts or any(weight < 0 for weight, _ in parts):
+        numbers = [weight for weight, _ in parts if isinstance(weight, int | float)]
+        if not parts or not all(0 <= number < math.inf for number in numbers):
             raise ValueError(f"expected objectives with weights of 0 or more, got {[weight for weight, _ in parts]}")
+        self.schedules = [as_schedule(weight) for weight, _ in parts]
         self.parts = nn.ModuleList([objective for _, objective in parts])
         self.names = tuple(name for _, objective in parts for name in objective.names)
-        self.part_weights = tuple(weight * inner for weight, part in parts for inner in part.part_weights)
         self.needs_labels = any(part.needs_labels for _, part in parts)
         self.needs_teacher = any(part.needs_teacher for _, part in parts)
         self.max_label = min((p.max_label for _, p in parts if p.max_label is not None), default=None)
+        self.set_progress(0.0)
+
+    def set_progress(self, progress: float) -> None:
+        super().set_progress(progress)
+        weights = [schedule.at(progress) for schedule in self.schedules]
+        of_parts = zip(weights, self.parts, strict=True)
+        self.part_weights = tuple(weight * inner for weight, part in of_parts for inner in part.part_weights)
 
     def counts(self, targets: Targets) -> Tensor:
         return torch.cat([part.counts(targets) for part in self.parts])
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
         return torch.cat([part(scores, targets) for part in self.parts])
+
+    def readings(self) -> dict[str, float]:
+        changes = [
+            not isinstance(schedule, Constant)
+            for schedule, part in zip(self.schedules, self.parts, strict=True)
+            for _ in part.names
+        ]
+        named = zip(changes, self.names, self.part_weights, strict=True)
+        return {f"weight_{name}": weight for changed, name, weight in named if changed} | super().readings()

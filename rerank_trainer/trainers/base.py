@@ -28,6 +28,7 @@ from rerank_trainer.trainers.evaluators import as_evaluator
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
 from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.progress import ObjectiveCallback, prepare_objective
 from rerank_trainer.trainers.refusals import refuse_unsupported
 from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
@@ -120,10 +121,14 @@ class RerankTrainer(GroupHooks):
             callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
+        self.objective_callback = ObjectiveCallback(self)
+        self.add_callback(self.objective_callback)
         if args.step_report:
             self.add_callback(StepReport)
         agree_on_forwards(self)
         self.eval_dataset = eval_groups
+        for own in (train_objective,) if objective in train_objective.modules() else (train_objective, objective):
+            prepare_objective(own, train_groups, getattr(train_objective, "sources", ()))
         self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput
 
 from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.collator import LABEL_PADDING
-from rerank_trainer.data.sampling import EpochSampler, TrainGroups
+from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import write_loader_files
 from rerank_trainer.models.reranker import Reranker
@@ -30,6 +30,7 @@ from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.out_of_memory import StepReplay
+from rerank_trainer.trainers.progress import EpochCallback, ObjectiveCallback, load_objective, save_objective
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
 from rerank_trainer.trainers.step_report import StepReport, reporting
 from rerank_trainer.trainers.watch import RerankWatch, Seen
@@ -40,27 +41,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class EpochCallback(TrainerCallback):
-    """Tells the sampler its epoch, also with several processes and after a resume in the middle of one."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.sampler.set_epoch(int(state.epoch or 0))
-
-
 class GroupHooks(Trainer):
     """The Transformers Trainer taught to train on batches of groups.
 
-    Subclasses set ``reranker`` and ``evaluator`` before and both objectives after the parent's ``__init__``.
+    Subclasses set ``reranker`` and ``evaluator`` before the parent's ``__init__``, and after it both objectives and the
+    callback that tells them the progress.
     """
 
     reranker: Reranker
     objective: Objective
     eval_objective: Objective
+    objective_callback: ObjectiveCallback
     evaluator: BaseEvaluator | None = None
     model_wrapped: nn.Module
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
@@ -80,6 +71,7 @@ class GroupHooks(Trainer):
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
         self._noted, self._train_cut, self._replay = {}, Truncation(), StepReplay(self)
         self._forget_evaluation()
+        load_objective(self.objective, self.args, resume_from_checkpoint)
         if self.watch is not None:
             self.watch.attach(self)
         with reporting(self):
@@ -145,6 +137,8 @@ class GroupHooks(Trainer):
         if num_items_in_batch is not None:
             of_parts = {"contributions": contributions.detach(), "sums": sums.detach(), "counts": counts}
             self._replay.count(partial(self._note, inputs, **of_parts))
+            tallies = self.objective.tally(scores.detach(), targets)
+            self._replay.count(partial(self.objective_callback.see, tallies, inputs["weights"]))
             # gradients are averaged over processes, but the counts are sums over them
             loss = loss * self.accelerator.num_processes
             if self.watch is not None:
@@ -329,6 +323,8 @@ class GroupHooks(Trainer):
         folder = output_dir or self.args.output_dir
         write_loader_files(folder, max_length=self.reranker.max_length)
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if not is_final:
+            save_objective(self.objective, folder)
         if is_final or self.args.verify_checkpoints == "every_save":
             verify_folder(self, folder)
 
