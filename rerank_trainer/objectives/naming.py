@@ -34,7 +34,7 @@ def distillation_objective(
     name: str,
     *,
     temperature: float = 1.0,
-    teacher_temperature: float = 1.0,
+    teacher_temperature: float | str = 1.0,
     label_weight: float = 0.0,
     label_loss: str = "infonce",
 ) -> Objective:
@@ -43,7 +43,7 @@ def distillation_objective(
     Args:
         name: A loss of teacher scores, or "paper" for plain KL.
         temperature: Divides the student's scores, before both losses.
-        teacher_temperature: Divides the teacher's scores.
+        teacher_temperature: Divides the teacher's scores: a number or "auto".
         label_weight: Between 0 and 1: how much the labels count; the teacher counts the rest.
         label_loss: The loss of the labels.
 
@@ -70,7 +70,7 @@ def _loss(name: str, accepted: Iterable[str]) -> LossFn:
     return LOSSES[name]
 
 
-def _require_plain(**settings: float) -> None:
+def _require_plain(**settings: float | str) -> None:
     plain = {"temperature": 1.0, "teacher_temperature": 1.0, "label_weight": 0.0}
     changed = {name: value for name, value in settings.items() if value != plain[name]}
     if changed:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rerank_trainer.losses import LossFn
 from rerank_trainer.objectives.adaptive import Adaptive
 from rerank_trainer.objectives.schedules import Constant, Schedule, as_schedule
+from rerank_trainer.objectives.temperature import Temperature
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class TeacherObjective(Objective):
     Args:
         loss_fn: A loss from :mod:`rerank_trainer.losses`; the teacher's scores take the labels' place.
         temperature: Divides the student's scores.
-        teacher_temperature: Divides the teacher's scores.
+        teacher_temperature: Divides the teacher's scores: a number, "auto", or a
+            :class:`~rerank_trainer.objectives.temperature.Temperature`.
         name: The part's name in the log; by default the loss's.
     """
 
@@ -135,25 +137,29 @@ class TeacherObjective(Objective):
         loss_fn: LossFn,
         *,
         temperature: float = 1.0,
-        teacher_temperature: float = 1.0,
+        teacher_temperature: float | str | Temperature = 1.0,
         name: str | None = None,
     ) -> None:
         super().__init__()
+        self.temperature = temperature
         self.loss_fn = partial(loss_fn, temperature=temperature)
         self._counts = loss_fn.counts
+        if not isinstance(teacher_temperature, Temperature):
+            teacher_temperature = Temperature(teacher_temperature)
         self.teacher_temperature = teacher_temperature
         self.names = (name or loss_fn.__name__,)
         self.part_weights = (1.0,)
 
     def counts(self, targets: Targets) -> Tensor:
-        return self._counts(self._scaled(targets), targets.mask)[None]
+        return self._counts(self.scaled(targets), targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
-        return self.loss_fn(scores, self._scaled(targets), mask=targets.mask, weights=targets.weights)[None]
+        return self.loss_fn(scores, self.scaled(targets), mask=targets.mask, weights=targets.weights)[None]
 
-    def _scaled(self, targets: Targets) -> Tensor:
+    def scaled(self, targets: Targets) -> Tensor:
+        """The teacher's scores as the loss sees them, ``(batch_size, group_size)``."""
         assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores
-        return targets.teacher_scores / self.teacher_temperature
+        return self.teacher_temperature(targets.teacher_scores)
 
 
 class WeightedObjective(Objective):

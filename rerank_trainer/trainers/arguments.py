@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
 from rerank_trainer.models.token_budget import checked_max_tokens
+from rerank_trainer.objectives.temperature import checked_temperature
 
 VERIFY_CHECKPOINTS = ("final", "every_save", "never")
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
@@ -23,7 +24,8 @@ class RerankTrainingArguments(TrainingArguments):
         objective: Name of what is minimised: a loss ("infonce", "bce", "ranknet", ...; distilling: "kl",
             "margin_mse", "mse", ...), or "paper" for plain InfoNCE or plain KL. None takes the trainer's default.
         temperature: Divides the student's scores in the loss.
-        teacher_temperature: Divides the teacher's scores in the loss.
+        teacher_temperature: Divides the teacher's scores in the loss; "auto" measures before the training at which one
+            the mean entropy of the teacher's targets is half of the highest possible (4 effective passages of 16).
         label_weight: Distilling: how much the labels count, from 0 to 1; the teacher counts the rest.
         passages_per_query: K, how many passages of each query train in a step; at least 2.
         negatives: Which negatives: "random", "top" (of the list), or the share taken from the top as a number, the
@@ -62,7 +64,10 @@ class RerankTrainingArguments(TrainingArguments):
 
     objective: str | None = field(default=None, metadata={"help": "Name of the loss that is minimised, or 'paper'."})
     temperature: float = field(default=1.0, metadata={"help": "Divides the student's scores in the loss."})
-    teacher_temperature: float = field(default=1.0, metadata={"help": "Divides the teacher's scores in the loss."})
+    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
+    teacher_temperature: float | str | None = field(
+        default=1.0, metadata={"help": "Divides the teacher's scores in the loss; or 'auto'."}
+    )
     label_weight: float = field(default=0.0, metadata={"help": "Distilling: weight of the labels, from 0 to 1."})
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
     negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
@@ -70,7 +75,6 @@ class RerankTrainingArguments(TrainingArguments):
     balance_processes: bool = field(default=True, metadata={"help": "Deal the groups of a step by their tokens."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
-    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
     max_tokens_per_micro_batch: int | str | None = field(default="auto", metadata={"help": "Tokens, or 'auto'."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
@@ -108,9 +112,9 @@ class RerankTrainingArguments(TrainingArguments):
                 f"passages_per_query={self.passages_per_query}: a ranking loss compares passages of one query, so give "
                 "2 or more (16 is a good start)."
             )
-        for name in ("temperature", "teacher_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: it divides scores, so give a number above 0")
+        self.teacher_temperature = checked_temperature(self.teacher_temperature)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature={self.temperature}: it divides scores, so give a number above 0")
         if self.batch_sources not in ("mixed", "one"):
             raise ValueError(f"batch_sources={self.batch_sources!r}: expected 'mixed' or 'one'")
         if not 0 <= self.label_weight <= 1:

@@ -78,6 +78,7 @@ class DistillRerankTrainer(RerankTrainer):
         Raises:
             ValueError: If the name is not known.
         """
+        assert args.teacher_temperature is not None  # the arguments refuse it
         return distillation_objective(
             args.objective or "kl",
             temperature=args.temperature,
@@ -138,10 +139,12 @@ class DistillRerankTrainer(RerankTrainer):
         if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed or _is_placed(self.reranker.model)):
             self.reranker.model.to(args.device)  # where the Trainer puts it next
         predict = partial(self.reranker.predict, show_progress_bar=_shows_progress(args))
+        temperature, takes_softmax = args.teacher_temperature, "kl" in objective.names
         report = check_teacher(
             groups,
             scale=args.teacher_scale or scale,
-            temperature=args.teacher_temperature if "kl" in objective.names else None,
+            # a measured temperature makes no flat targets
+            temperature=temperature if takes_softmax and isinstance(temperature, float) else None,
             predict=predict if is_main and not has_fresh_head else None,
             seed=args.seed,
         )

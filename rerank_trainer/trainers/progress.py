@@ -102,7 +102,7 @@ def prepare_objective(objective: Objective, dataset: Any, sources: Sequence[str]
 
 
 def sample_targets(dataset: TrainGroups | StreamGroups, sources: Sequence[str] = ()) -> Targets:
-    """The targets of some training groups, cut to K passages as in training: evenly spaced, or a stream's first ones.
+    """The targets of some training groups, cut to K passages as in training: some of each source, or a stream's first.
 
     Args:
         dataset: What the trainer draws from.
@@ -111,8 +111,7 @@ def sample_targets(dataset: TrainGroups | StreamGroups, sources: Sequence[str] =
     if isinstance(dataset, StreamGroups):
         rows = list(itertools.islice(dataset, NUM_SAMPLE_GROUPS))
     else:
-        num_rows = min(len(dataset), NUM_SAMPLE_GROUPS)
-        rows = [dataset[0, number * len(dataset) // num_rows] for number in range(num_rows)]
+        rows = [dataset[0, index] for index in _evenly(getattr(dataset, "sizes", [len(dataset)]))]
 
     def padded(name: str, default: float, fill: float) -> Tensor:
         values = [[default] * len(row["passages"]) if row.get(name) is None else row[name] for row in rows]
@@ -123,7 +122,16 @@ def sample_targets(dataset: TrainGroups | StreamGroups, sources: Sequence[str] =
     return Targets(
         padded("labels", 0.0, LABEL_PADDING),
         (weights > 0) & (of_groups > 0)[:, None],
-        padded("teacher_scores", 0.0, 0.0),
+        padded("teacher_scores", 0.0, 0.0) if any(row.get("teacher_scores") for row in rows) else None,
         weights,
         torch.tensor([list(sources).index(row["source"]) for row in rows]) if sources else None,
     )
+
+
+def _evenly(sizes: Sequence[int]) -> list[int]:
+    """Indices in data sets of these sizes that follow each other: as many of each, or all that it has."""
+    indices: list[int] = []
+    for number, size in enumerate(sizes):
+        first, num_rows = sum(sizes[:number]), min(size, max(1, NUM_SAMPLE_GROUPS // len(sizes)))
+        indices += [first + place * size // num_rows for place in range(num_rows)]
+    return indices

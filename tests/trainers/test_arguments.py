@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from transformers import HfArgumentParser
+
+from rerank_trainer.trainers.arguments import RerankTrainingArguments
 
 
 @pytest.mark.parametrize(
@@ -11,6 +14,7 @@ import pytest
         ({"passages_per_query": 1}, "passages_per_query=1: .*give 2 or more"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"teacher_temperature": -1.0}, "teacher_temperature=-1.0"),
+        ({"teacher_temperature": "hot"}, "teacher_temperature='hot': .*a number above 0, or \"auto\""),
         ({"label_weight": 1.01}, "label_weight=1.01"),
         ({"negatives": "hard"}, "negatives='hard': expected 'random', 'top'"),
         ({"negatives": 1.5}, "negatives=1.5"),
@@ -33,6 +37,14 @@ def test_the_budget_of_a_micro_batch_is_a_number_of_tokens_or_auto(make_args):
     assert make_args(max_tokens_per_micro_batch="2048").max_tokens_per_micro_batch == 2048
     with pytest.raises(ValueError, match="the tokens of a micro-batch are None: expected a number above 0, or 'auto'"):
         make_args(max_tokens_per_micro_batch=None)
+
+
+def test_the_temperature_of_the_teacher_is_a_number_or_auto(make_args):
+    assert make_args(teacher_temperature="auto").teacher_temperature == "auto"
+    parser = HfArgumentParser(RerankTrainingArguments)
+    for text, value in (("auto", "auto"), ("2.5", 2.5)):
+        (args,) = parser.parse_args_into_dataclasses(["--teacher_temperature", text, "--use_cpu", "--negatives", "0.0"])
+        assert args.teacher_temperature == value
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused(make_args, tmp_path):
