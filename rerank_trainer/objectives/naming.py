@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rerank_trainer.losses import LOSSES, LossFn
+from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.objective import LabelObjective, Objective, TeacherObjective, WeightedObjective
 
 # Which losses compare scores with labels, and which with a teacher's scores.
@@ -12,6 +13,8 @@ LABEL_LOSSES = ("infonce", "bce", "mse", "ranknet")
 TEACHER_LOSSES = ("kl", "margin_mse", "mse", "ranknet")
 # Xu et al. (2025), https://arxiv.org/abs/2507.08336: InfoNCE against KL on the same groups, nothing mixed in.
 PAPER = "paper"
+# Labels and teacher in one distribution.
+MIXED = "mixed"
 
 
 def contrastive_objective(name: str, *, temperature: float = 1.0) -> Objective:
@@ -55,9 +58,12 @@ def distillation_objective(
         name = "kl"
     if not 0 <= label_weight <= 1:
         raise ValueError(f"label_weight={label_weight}: expected a weight from 0 (teacher only) to 1 (labels only)")
-    teacher = TeacherObjective(
-        _loss(name, TEACHER_LOSSES), temperature=temperature, teacher_temperature=teacher_temperature
-    )
+    if name == MIXED:
+        return MixedObjective(
+            label_weight=label_weight, temperature=temperature, teacher_temperature=teacher_temperature
+        )
+    loss = _loss(name, (*TEACHER_LOSSES, MIXED))
+    teacher = TeacherObjective(loss, temperature=temperature, teacher_temperature=teacher_temperature)
     if label_weight == 0:
         return teacher
     labels = LabelObjective(_loss(label_loss, LABEL_LOSSES), temperature=temperature, name=f"label_{label_loss}")

@@ -139,7 +139,7 @@ class DistillRerankTrainer(RerankTrainer):
         if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed or _is_placed(self.reranker.model)):
             self.reranker.model.to(args.device)  # where the Trainer puts it next
         predict = partial(self.reranker.predict, show_progress_bar=_shows_progress(args))
-        temperature, takes_softmax = args.teacher_temperature, "kl" in objective.names
+        temperature, takes_softmax = args.teacher_temperature, not {"kl", "mixed"}.isdisjoint(objective.names)
         report = check_teacher(
             groups,
             scale=args.teacher_scale or scale,
