@@ -22,7 +22,8 @@ class RerankTrainingArguments(TrainingArguments):
 
     Args:
         objective: Name of what is minimised: a loss ("infonce", "bce", "ranknet", ...; distilling: "kl",
-            "margin_mse", "mse", ...), or "paper" for plain InfoNCE or plain KL. None takes the trainer's default.
+            "margin_mse", "mse", ...), "mixed" or "gated" (see ``docs/objectives.md``), or "paper" for plain InfoNCE or
+            plain KL. None takes the trainer's default.
         temperature: Divides the student's scores in the loss.
         teacher_temperature: Divides the teacher's scores in the loss; "auto" measures before the training at which one
             the mean entropy of the teacher's targets is half of the highest possible (4 effective passages of 16).

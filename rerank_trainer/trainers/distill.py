@@ -84,6 +84,8 @@ class DistillRerankTrainer(RerankTrainer):
             temperature=args.temperature,
             teacher_temperature=args.teacher_temperature,
             label_weight=args.label_weight,
+            # how many epochs a number of steps makes is not known here
+            num_epochs=1.0 if args.max_steps > 0 else args.num_train_epochs,
         )
 
     def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:
