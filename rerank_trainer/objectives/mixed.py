@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from rerank_trainer.losses.reduction import masked_log_softmax
 from rerank_trainer.objectives.objective import Targets, TeacherObjective
 from rerank_trainer.objectives.schedules import Constant, Schedule, as_schedule
 from rerank_trainer.objectives.temperature import Temperature
+
+if TYPE_CHECKING:
+    from rerank_trainer.objectives.consistency import ScoreMap
 
 
 class MixedObjective(TeacherObjective):
@@ -30,6 +35,7 @@ class MixedObjective(TeacherObjective):
             of it; a changing one is logged as ``label_weight``.
         temperature: Divides the student's scores.
         teacher_temperature: As in :class:`~rerank_trainer.objectives.objective.TeacherObjective`.
+        consistency: As there.
 
     Raises:
         ValueError: If ``label_weight`` is not from 0 to 1.
@@ -47,11 +53,13 @@ class MixedObjective(TeacherObjective):
         label_weight: float | Schedule,
         temperature: float = 1.0,
         teacher_temperature: float | str | Temperature = 1.0,
+        consistency: ScoreMap | None = None,
     ) -> None:
         super().__init__(
             kl,
             temperature=temperature,
             teacher_temperature=teacher_temperature,
+            consistency=consistency,
             name="mixed",
         )
         self.schedule = as_schedule(label_weight)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from rerank_trainer.losses import LossFn
 from rerank_trainer.objectives.adaptive import Adaptive
 from rerank_trainer.objectives.schedules import Constant, Schedule, as_schedule
 from rerank_trainer.objectives.temperature import Temperature
+
+if TYPE_CHECKING:
+    from rerank_trainer.objectives.consistency import ScoreMap
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,12 @@ class TeacherObjective(Objective):
         temperature: Divides the student's scores.
         teacher_temperature: Divides the teacher's scores: a number, "auto", or a
             :class:`~rerank_trainer.objectives.temperature.Temperature`.
+        consistency: A :class:`~rerank_trainer.objectives.consistency.ScoreMap` of the teacher's scores, before they are
+            divided; None leaves them.
         name: The part's name in the log; by default the loss's.
+
+    Raises:
+        ValueError: If "auto" meets a map that follows the student: it would be measured before there is one.
     """
 
     needs_teacher = True
@@ -138,6 +147,7 @@ class TeacherObjective(Objective):
         *,
         temperature: float = 1.0,
         teacher_temperature: float | str | Temperature = 1.0,
+        consistency: ScoreMap | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__()
@@ -147,6 +157,13 @@ class TeacherObjective(Objective):
         if not isinstance(teacher_temperature, Temperature):
             teacher_temperature = Temperature(teacher_temperature)
         self.teacher_temperature = teacher_temperature
+        self.consistency = consistency
+        if teacher_temperature.is_auto and consistency is not None and consistency.follows_student:
+            raise ValueError(
+                f'teacher_temperature="auto" with {type(consistency).__name__}, which follows the student: the scale '
+                "that is measured before the training would not stay. Give a number; 1 fits a map that has the "
+                "student's spread."
+            )
         self.names = (name or loss_fn.__name__,)
         self.part_weights = (1.0,)
 
@@ -159,7 +176,16 @@ class TeacherObjective(Objective):
     def scaled(self, targets: Targets) -> Tensor:
         """The teacher's scores as the loss sees them, ``(batch_size, group_size)``."""
         assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores
-        return self.teacher_temperature(targets.teacher_scores)
+        mapped = targets.teacher_scores if self.consistency is None else self.consistency(targets)
+        return self.teacher_temperature(mapped)
+
+    def prepare(self, targets: Targets) -> None:
+        if targets.teacher_scores is None:  # an objective of evaluation alone may miss them
+            return
+        if self.consistency is not None:
+            self.consistency.prepare(targets)
+            targets = replace(targets, teacher_scores=self.consistency(targets))
+        self.teacher_temperature.prepare(targets)
 
 
 class WeightedObjective(Objective):
