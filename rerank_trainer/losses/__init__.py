@@ -38,8 +38,9 @@ from rerank_trainer.losses.listwise import infonce
 from rerank_trainer.losses.pairwise import margin_mse, ranknet
 from rerank_trainer.losses.pointwise import bce, mse
 from rerank_trainer.losses.reduction import LossFn
+from rerank_trainer.losses.relations import relations
 
-__all__ = ["LOSSES", "LossFn", "bce", "infonce", "kl", "margin_mse", "mse", "ranknet"]
+__all__ = ["LOSSES", "LossFn", "bce", "infonce", "kl", "margin_mse", "mse", "ranknet", "relations"]
 
 LOSSES: dict[str, LossFn] = {
     "bce": bce,
@@ -48,4 +49,5 @@ LOSSES: dict[str, LossFn] = {
     "margin_mse": margin_mse,
     "mse": mse,
     "ranknet": ranknet,
+    "relations": relations,
 }

@@ -11,7 +11,7 @@ from rerank_trainer.objectives.objective import LabelObjective, Objective, Teach
 
 # Which losses compare scores with labels, and which with a teacher's scores.
 LABEL_LOSSES = ("infonce", "bce", "mse", "ranknet")
-TEACHER_LOSSES = ("kl", "margin_mse", "mse", "ranknet")
+TEACHER_LOSSES = ("kl", "margin_mse", "mse", "ranknet", "relations")
 # Xu et al. (2025), https://arxiv.org/abs/2507.08336: InfoNCE against KL on the same groups, nothing mixed in.
 PAPER = "paper"
 # Labels and teacher together: in one distribution, or as far as the teacher is better.

@@ -28,6 +28,7 @@ class Case:
         extreme: A score whose loss float32 can hold.
         max_label: As the loss must state it.
         options: Further keyword arguments under which all properties must hold as well.
+        scale_free: Whether scores times a number have the same loss.
     """
 
     labels: list[list[float]]
@@ -38,6 +39,7 @@ class Case:
     extreme: float = 1e30
     max_label: float | None = None
     options: list[dict[str, float]] = field(default_factory=lambda: [{}])
+    scale_free: bool = False
 
 
 BINARY = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
@@ -92,6 +94,14 @@ CASES = {
         value=(math.log(1 + E1) + math.log(1 + E2) + math.log(1 + E1)) / 3,
         defined=[[-5.0, 3.0], [1.0, 1.0, 0.0]],
         undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
+    ),
+    "relations": Case(
+        labels=TEACHER,
+        value_labels=[0.5, 5.0, -1.0],  # mean differences 4/3 and 4: 3/4, -3/4, -3/2 against -9/8, 3/8, 3/2
+        value=((15 / 8 - 0.5) + (9 / 8 - 0.5) + (3.0 - 0.5)) / 3,
+        defined=[[-5.0, 3.0, 1.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 1.0], [-3.0, -3.0, -3.0], [1.0]],
+        scale_free=True,
     ),
 }
 
@@ -443,7 +453,10 @@ def test_temperature_divides_the_scores_and_nothing_else(name, options):
 
     assert warm.equal(halved)
     torch.testing.assert_close(gradient, half_gradient / 2.0)
-    assert not warm.equal(value_and_gradient(name, scores, labels, mask, **options)[0])
+    if CASES[name].scale_free:
+        torch.testing.assert_close(warm, value_and_gradient(name, scores, labels, mask, **options)[0])
+    else:
+        assert not warm.equal(value_and_gradient(name, scores, labels, mask, **options)[0])
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, NAN, INF])
