@@ -24,6 +24,19 @@ if TYPE_CHECKING:
     from rerank_trainer.models.reranker import Reranker
     from rerank_trainer.models.verify import verify_checkpoint
     from rerank_trainer.models.windows import Windows
+    from rerank_trainer.objectives.anchor import Anchor
+    from rerank_trainer.objectives.consistency import AffineMap, IsotonicMap, ZScore
+    from rerank_trainer.objectives.gated import GatedObjective
+    from rerank_trainer.objectives.mixed import MixedObjective
+    from rerank_trainer.objectives.objective import (
+        LabelObjective,
+        Objective,
+        Targets,
+        TeacherObjective,
+        WeightedObjective,
+    )
+    from rerank_trainer.objectives.schedules import Constant, Ramp
+    from rerank_trainer.objectives.temperature import Temperature
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
@@ -38,13 +51,22 @@ __version__ = "0.2.0"
 
 _MODULES = {
     "AbsoluteMargin": "rerank_trainer.mining.filters",
+    "AffineMap": "rerank_trainer.objectives.consistency",
+    "Anchor": "rerank_trainer.objectives.anchor",
     "BM25": "rerank_trainer.data.first_stage",
+    "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
     "Embeddings": "rerank_trainer.mining.first_stages",
+    "GatedObjective": "rerank_trainer.objectives.gated",
+    "IsotonicMap": "rerank_trainer.objectives.consistency",
+    "LabelObjective": "rerank_trainer.objectives.objective",
     "MaxScore": "rerank_trainer.mining.filters",
     "MiningReport": "rerank_trainer.mining.report",
+    "MixedObjective": "rerank_trainer.objectives.mixed",
+    "Objective": "rerank_trainer.objectives.objective",
     "PercentOfPositive": "rerank_trainer.mining.filters",
+    "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
     "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankTrainer": "rerank_trainer.trainers.base",
@@ -54,10 +76,15 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
+    "TeacherObjective": "rerank_trainer.objectives.objective",
     "TeacherReport": "rerank_trainer.teachers.check",
+    "Temperature": "rerank_trainer.objectives.temperature",
     "TrainSource": "rerank_trainer.trainers.sources",
+    "WeightedObjective": "rerank_trainer.objectives.objective",
     "Windows": "rerank_trainer.models.windows",
+    "ZScore": "rerank_trainer.objectives.consistency",
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",

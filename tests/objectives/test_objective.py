@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +83,13 @@ def test_sums_of_sums_multiply_their_weights():
 def test_objectives_without_parts_or_with_negative_weights_are_refused(weights):
     with pytest.raises(ValueError, match="expected objectives with weights of 0 or more, got"):
         WeightedObjective([(weight, LabelObjective(LOSSES["infonce"])) for weight in weights])
+
+
+def test_the_snippets_of_the_page_run_one_after_the_other():
+    page = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, object] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+
+    assert len(snippets) == page.count("```python") > 8
