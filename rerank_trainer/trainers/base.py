@@ -121,15 +121,11 @@ class RerankTrainer(GroupHooks):
             callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
-        self.objective_callback = ObjectiveCallback(self)
-        self.add_callback(self.objective_callback)
+        self._set_objectives(train_objective, objective)
         if args.step_report:
             self.add_callback(StepReport)
         agree_on_forwards(self)
         self.eval_dataset = eval_groups
-        for own in (train_objective,) if objective in train_objective.modules() else (train_objective, objective):
-            prepare_objective(own, train_groups, getattr(train_objective, "sources", ()))
-        self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
         """The objective that the arguments name.
@@ -203,6 +199,16 @@ class RerankTrainer(GroupHooks):
                 "Add a column labels: one number of 0 or more a passage."
             )
         return EvalGroups(groups)
+
+    def _set_objectives(self, train_objective: Objective, eval_objective: Objective) -> None:
+        """The objectives, which have measured what they need before training, and the callback that tells them more."""
+        is_part = eval_objective in train_objective.modules()
+        for objective in (train_objective,) if is_part else (train_objective, eval_objective):
+            prepare_objective(objective, self.train_dataset, getattr(train_objective, "sources", ()))
+        device = self.args.device
+        self.objective, self.eval_objective = train_objective.to(device), eval_objective.to(device)
+        self.objective_callback = ObjectiveCallback(self)
+        self.add_callback(self.objective_callback)
 
     def _set_learning_rates(self, args: RerankTrainingArguments) -> None:
         num_parameters = sum(parameter.numel() for parameter in self.reranker.model.parameters())
