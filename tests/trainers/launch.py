@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 240  # seconds: a group that waits for itself must not hold up the tests
 
-# One server imports the libraries once, those too that a training imports late; every process is a fork of it, before
-# any thread or group exists. A library that is not installed is left out.
+# One server imports the libraries once, those too that a training imports late; every process is a fork of it, made
+# before it computes or joins a group. A library that is not installed is left out.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.trainers.runs", "sentence_transformers", "deepspeed"])
 
