@@ -5,6 +5,11 @@ finished cell is kept in a JSON lines file, so the script can be stopped and sta
 same weights, sees the same groups once, at the same batch size, length, precision and peak learning rate, and reranks
 the same BM25 candidates of the same queries.
 
+Sides:
+    CL                    ContrastiveRerankTrainer
+    KD                    DistillRerankTrainer, from a teacher that CL trained on more groups
+    sentence-transformers its CrossEncoderTrainer under LambdaLoss
+
     RERANK_DATA=... python benchmarks/real_collections.py --output_dir benchmark_output
 """
 

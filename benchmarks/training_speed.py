@@ -1,11 +1,25 @@
 """Training speed: this library beside sentence-transformers and FlagEmbedding, on equal rows, model and settings.
 
 Every side runs in its own process, in turn. Each trains MiniLM-L6 with a fresh head on the same groups of 8 in the same
-order, 8 groups a step, AdamW, dropout and clipping on; what is timed is `train()` from the end of its first step.
+order, 8 groups a step, at most 256 tokens a pair, with the same AdamW, dropout and clipping; what is timed is `train()`
+from the end of its first step.
+
+Sides:
+    ours                        ContrastiveRerankTrainer
+    st-<loss>-<mini_batch_size> CrossEncoderTrainer of sentence-transformers, under ListNetLoss or LambdaLoss; None is
+                                its default, as many pairs as the batch has groups
+    FlagEmbedding               its encoder reranker, with --flag_embedding_python: flag_embedding_side.py says how to
+                                make the environment
+The table also has sentence-transformers at its best, the fastest of its runs in each round.
+
+Every side counts the tokens that it runs, with and without padding. Without padding all must be equal; a line below the
+table says so where they are not. `share_outside` is the share of the time outside of forward, backward, clipping and
+optimizer; tokenising counts as forward where a trainer does it inside its loss, as sentence-transformers' does.
 
     python benchmarks/training_speed.py --precision bf16
     RERANK_DATA=... python benchmarks/training_speed.py --rows medquad
-    python benchmarks/training_speed.py --flag_embedding_python .venv-flag/bin/python   # with FlagEmbedding 1.4 in it
+    python benchmarks/training_speed.py --num_workers 2 --sides ours
+    python benchmarks/training_speed.py --flag_embedding_python .venv-flag/bin/python
 """
 
 from __future__ import annotations
@@ -15,12 +29,13 @@ import json
 import os
 import random
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 GROUPS, GROUP_SIZE, MAX_LENGTH = 8, 8, 256
+LEARNING_RATE = 2e-5
 PEERS = [f"st-{loss}-{size}" for loss in ("ListNetLoss", "LambdaLoss") for size in ("None", "16", "32")]
+SETTINGS = ("threads", "computed_in", "attention")  # of the stopwatch's report: what may explain unlike times
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--num_steps", type=int, default=6, help="timed steps, after one of warm-up")
     parser.add_argument("--num_rounds", type=int, default=3)
-    parser.add_argument("--sides", nargs="+", default=["ours", *PEERS])
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that load data, on every side")
+    parser.add_argument("--sides", nargs="+", default=["ours", *PEERS], help="ours, st-...; the first is the base")
     parser.add_argument("--flag_embedding_python", help="interpreter of an environment with FlagEmbedding 1.4")
     parser.add_argument("--output_dir", type=Path, default=Path("benchmark_output"))
     parser.add_argument("--side", help=argparse.SUPPRESS)  # one process of the benchmark
@@ -53,21 +69,26 @@ def lognormal_rows(num_groups: int) -> list[dict[str, Any]]:
 
 
 def collection_rows(name: str, num_groups: int) -> list[dict[str, Any]]:
-    """BM25's top passages of a collection's queries."""
+    """Queries of a collection, each with a relevant passage by its qrels and the negatives that BM25 ranks highest."""
     from rerank_trainer import load_beir
 
     folder = Path(os.environ["RERANK_DATA"]) / name
     split = "train" if (folder / "run.bm25.train.trec").exists() else "test"
-    groups = load_beir(
-        folder, split, run=folder / f"run.bm25.{split}.trec", depth=GROUP_SIZE, num_queries=2 * num_groups
-    )
-    rows = [{"query": row["query"], "passages": row["passages"][:GROUP_SIZE]} for row in groups]
-    return [row for row in rows if len(row["passages"]) == GROUP_SIZE][:num_groups]
+    run = folder / f"run.bm25.{split}.trec"
+    groups = load_beir(folder, split, run=run, depth=20, add_positives=True, num_queries=2 * num_groups)
+    rows = []
+    for group in groups:
+        relevant = [p for p, label in zip(group["passages"], group["labels"], strict=True) if label > 0]
+        others = [p for p, label in zip(group["passages"], group["labels"], strict=True) if label <= 0]
+        if relevant and len(others) >= GROUP_SIZE - 1:
+            rows.append({"query": group["query"], "passages": [relevant[0], *others[: GROUP_SIZE - 1]]})
+    return rows[:num_groups]
 
 
 def write_rows(options: argparse.Namespace) -> Path:
     """The rows as a file that every side reads: the first passage of each is its positive."""
-    num_groups = GROUPS * (options.num_steps + 1)
+    # one batch of warm-up, and one more that is only loaded: loaders read one ahead, and so each step reads one batch
+    num_groups = GROUPS * (options.num_steps + 2)
     rows = lognormal_rows(num_groups) if options.rows == "lognormal" else collection_rows(options.rows, num_groups)
     if len(rows) < num_groups:
         raise SystemExit(f"{options.rows} has only {len(rows)} groups of {GROUP_SIZE}; lower --num_steps")
@@ -83,32 +104,25 @@ def arguments(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     return {
         "output_dir": folder,
         "per_device_train_batch_size": GROUPS,
-        "learning_rate": 2e-5,
-        "num_train_epochs": 1,
+        "learning_rate": LEARNING_RATE,
+        "max_steps": options.num_steps + 1,
+        "optim": "adamw_torch_fused",
+        "max_grad_norm": 1.0,
         "use_cpu": True,
         "bf16": options.precision == "bf16",
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
+        "dataloader_num_workers": getattr(options, "num_workers", 0),  # other benchmarks have no such option
         "dataloader_pin_memory": False,
         "train_sampling_strategy": "sequential",
     }
 
 
 def stopwatch() -> Any:
-    """A callback that notes the seconds from the end of the first step to the end of training."""
-    from transformers import TrainerCallback
-
-    class Stopwatch(TrainerCallback):
-        begin = seconds = 0.0
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 1:
-                self.begin = time.perf_counter()
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.seconds = time.perf_counter() - self.begin
+    """A fresh :class:`stopwatch.Stopwatch`; it is imported here so that ``--help`` need not wait for Transformers."""
+    from stopwatch import Stopwatch
 
     return Stopwatch()
 
@@ -119,7 +133,10 @@ def train_ours(options: argparse.Namespace, rows: Path, folder: str, watch: Any)
     from rerank_trainer import ContrastiveRerankTrainer, RerankTrainingArguments
 
     args = RerankTrainingArguments(
-        **arguments(options, folder), passages_per_query=GROUP_SIZE, max_length=MAX_LENGTH, dataloader_num_workers=0
+        **arguments(options, folder),
+        passages_per_query=GROUP_SIZE,
+        max_length=MAX_LENGTH,
+        head_learning_rate=LEARNING_RATE,
     )
     ContrastiveRerankTrainer(get_model_path(), args, train_dataset=str(rows), callbacks=[watch]).train()
 
@@ -139,11 +156,19 @@ def train_sentence_transformers(options: argparse.Namespace, rows: Path, folder:
     data = datasets.load_dataset("json", data_files=str(rows), split="train").rename_columns({"passages": "docs"})
     CrossEncoderTrainer(
         model=model,
-        args=CrossEncoderTrainingArguments(**arguments(options, folder)),
+        args=CrossEncoderTrainingArguments(**arguments(options, folder), batch_sampler=in_order),
         train_dataset=data,
         loss=getattr(losses, loss)(model, mini_batch_size=None if size == "None" else int(size)),
         callbacks=[watch],
     ).train()
+
+
+def in_order(dataset: Any, **options: Any) -> Any:
+    """A batch sampler of sentence-transformers that keeps the order of the rows; its own shuffles."""
+    from sentence_transformers.base.sampler import DefaultBatchSampler
+    from torch.utils.data import SequentialSampler
+
+    return DefaultBatchSampler(SequentialSampler(dataset), **options)
 
 
 def run_side(options: argparse.Namespace) -> None:
@@ -153,8 +178,12 @@ def run_side(options: argparse.Namespace) -> None:
     train = train_ours if options.side == "ours" else train_sentence_transformers
     with tempfile.TemporaryDirectory() as folder:
         train(options, rows, folder, watch)
+    print_report(options, watch)
+
+
+def print_report(options: argparse.Namespace, watch: Any) -> None:
     pairs = options.num_steps * GROUPS * GROUP_SIZE
-    print(json.dumps({"seconds": watch.seconds, "pairs_per_second": pairs / watch.seconds}))
+    print(json.dumps({"pairs_per_second": pairs / watch.seconds, **watch.report()}))
 
 
 def main() -> None:
@@ -162,18 +191,22 @@ def main() -> None:
     if options.side:
         run_side(options)
         return
-    from turns import run_in_turns, summary, write_report
+    from turns import differences, run_in_turns, summary, with_best, write_report
 
     write_rows(options)
-    passed = [f"--{name}={getattr(options, name)}" for name in ("rows", "precision", "num_steps", "output_dir")]
+    names = ("rows", "precision", "num_steps", "num_workers", "output_dir")
+    passed = [f"--{name}={getattr(options, name)}" for name in names]
     commands = {side: [sys.executable, __file__, f"--side={side}", *passed] for side in options.sides}
     if options.flag_embedding_python:
         script = str(Path(__file__).with_name("flag_embedding_side.py"))
         commands["FlagEmbedding"] = [options.flag_embedding_python, script, *passed]
     results = run_in_turns(commands, options.num_rounds)
-    rows = summary(results, "seconds", base="ours")
-    name, label = f"training-{options.rows}-{options.precision}", "time against rerank_trainer's (1.0)"
-    write_report(options.output_dir, name, label, vars(options), results, rows)
+    compared = with_best(results, "st-", "sentence-transformers at its best", "seconds")
+    also = ("pairs_per_second", "tokens", "padded_tokens", "share_outside")
+    rows = summary(compared, "seconds", base=options.sides[0], also=also)
+    name, label = f"training-{options.rows}-{options.precision}", f"time against {options.sides[0]} (1.0)"
+    notes = differences(results, ("tokens", *SETTINGS))
+    write_report(options.output_dir, name, label, vars(options), results, rows, notes=notes)
 
 
 if __name__ == "__main__":

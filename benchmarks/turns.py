@@ -17,6 +17,9 @@ from tqdm import tqdm
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate")
 
+# Of each side, what its runs printed, round by round.
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+
 
 def run_in_turns(commands: Mapping[str, Sequence[str]], num_rounds: int) -> dict[str, list[dict[str, Any]]]:
     """What each side printed as its last line, a JSON object, round by round.
@@ -36,21 +39,52 @@ def run_in_turns(commands: Mapping[str, Sequence[str]], num_rounds: int) -> dict
                 if run.returncode:
                     raise SystemExit(f"{name} failed: {' '.join(command)}")
                 results[name].append(json.loads(run.stdout.splitlines()[-1]))
+                bar.write(f"{name}: {run.stdout.splitlines()[-1]}", file=sys.stderr)  # kept if a later side fails
                 bar.update()
     return results
 
 
-def summary(results: Mapping[str, Sequence[Mapping[str, float]]], figure: str, base: str) -> list[dict[str, Any]]:
+def with_best(results: Results, prefix: str, name: str, figure: str) -> Results:
+    """The results and one side more: of each round, the run with the least figure among sides that begin so."""
+    runs = [runs for side, runs in results.items() if side.startswith(prefix)]
+    if not runs:
+        return results
+    return {**results, name: [min(of_round, key=lambda run: run[figure]) for of_round in zip(*runs, strict=True)]}
+
+
+def summary(results: Results, figure: str, base: str, *, also: Sequence[str] = ()) -> list[dict[str, Any]]:
     """For each side the median of a figure, and how many times the base's it is: median, least and greatest of the
     rounds, each compared with the base's run of the same round.
+
+    Args:
+        results: What the sides printed, round by round.
+        figure: The name of the figure.
+        base: The side that the others are compared with.
+        also: Names of further figures, of which the median is given.
     """
     rows = []
     for name, runs in results.items():
         ratios = [mine[figure] / of_base[figure] for of_base, mine in zip(results[base], runs, strict=True)]
-        ratio = {"ratio": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)}
-        middle = statistics.median(run[figure] for run in runs)
-        rows.append({"side": name, figure: round(middle, 3), **{key: round(value, 3) for key, value in ratio.items()}})
+        row = {"ratio": statistics.median(ratios), "least": min(ratios), "greatest": max(ratios)}
+        row = {figure: statistics.median(run[figure] for run in runs), **row}
+        row |= {key: statistics.median(run[key] for run in runs) for key in also}
+        rows.append({"side": name, **{key: rounded(value) for key, value in row.items()}})
     return rows
+
+
+def rounded(value: float) -> float:
+    """Three decimals, or two digits of what is smaller than they show well: 1e-6 must not read as 0."""
+    return round(value, 3) if abs(value) >= 0.01 else float(f"{value:.2g}")
+
+
+def differences(results: Results, figures: Sequence[str]) -> list[str]:
+    """For each figure that should be one and the same in all runs and is not, a line with the values of the sides."""
+    lines = []
+    for figure in figures:
+        values = {name: sorted({run[figure] for run in runs if figure in run}) for name, runs in results.items()}
+        if len({tuple(of_side) for of_side in values.values() if of_side}) > 1:
+            lines.append(f"{figure} differs: " + ", ".join(f"{name} {of_side}" for name, of_side in values.items()))
+    return lines
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -73,13 +107,24 @@ def environment() -> dict[str, Any]:
     return {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version(), **versions}
 
 
-def write_report(folder: Path, name: str, label: str, settings: Any, results: Any, rows: Sequence[Any]) -> None:
-    """Write ``<name>.json`` with everything and ``<name>.png`` with the ratios, and print the table."""
+def write_report(
+    folder: Path,
+    name: str,
+    label: str,
+    settings: Any,
+    results: Any,
+    rows: Sequence[Any],
+    *,
+    notes: Sequence[str] = (),
+    **more: Any,
+) -> None:
+    """Write ``<name>.json`` with everything and ``<name>.png`` with the ratios, and print the table and the notes."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"settings": settings, "environment": environment(), "summary": rows, "runs": results}
+    content = {"settings": settings, "environment": environment(), "summary": rows, "notes": notes, **more}
+    content["runs"] = results
     (folder / f"{name}.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
     draw(folder / f"{name}.png", name, label, rows)
-    print(as_table(rows), file=sys.stdout)
+    print(as_table(rows), *notes, sep="\n")
 
 
 def draw(path: Path, title: str, label: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -40,6 +40,7 @@ from rerank_trainer import (
     load_beir,
 )
 from rerank_trainer.data.first_stage import bm25_run
+from rerank_trainer.models.precision import computes_bf16
 
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 DOMAINS = {"in domain": "stdlib", "out of domain": "numpy"}
@@ -124,7 +125,7 @@ def train(
     args = RerankTrainingArguments(
         str(folder / name),
         **SETTINGS,
-        bf16=computes_bf16(),
+        bf16=computes_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         teacher_cache_dir=str(folder / "teacher_scores"),
@@ -174,13 +175,6 @@ def pretrained_encoder() -> str:
         print(f"The Hub does not answer ({error}): taking the installed copy of {HUB_NAME}.")
         return packaged_encoder()
     return HUB_NAME
-
-
-def computes_bf16() -> bool:
-    """Whether this machine computes in bfloat16 itself; where it is emulated, float32 is faster."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported()
 
 
 def answer(query: str, model: Path, corpus: Path) -> None:

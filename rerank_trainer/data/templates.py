@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 # Two pairs that share no word: the first shows where a tokenizer puts its special tokens, the second checks it.
 _PROBES = (("what heats water", "a kettle on fire"), ("who wrote", "seven long books about old ships"))
+# Beside the ids, a fast tokenizer makes a hundred bytes or so a token, and keeps them until the call ends.
+_TEXTS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,14 @@ class PairTemplate:
             )
 
     def encode(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[Row]]:
-        """The rows of each group, given as (query, passages); every query is tokenised once, if it can be."""
+        """The rows of each group, given as (query, passages); a text is tokenised once, if it can be."""
         if self.frame is None:
             rows = iter(self._whole_rows([(query, passage) for query, passages in groups for passage in passages]))
             return [[next(rows) for _ in passages] for _, passages in groups]
         return [[self.row(query, passage) for passage in passages] for query, passages in self.token_ids(groups)]
 
     def token_ids(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[tuple[list[int], list[list[int]]]]:
-        """The groups as token ids, uncut and without special tokens.
+        """The groups as token ids, uncut and without special tokens. A text that stands twice has one list.
 
         Raises:
             ValueError: If the tokenizer's pairs cannot be taken apart.
@@ -120,12 +122,8 @@ class PairTemplate:
                 f"{type(self.tokenizer).__name__} encodes query and passage together, so a passage has no tokens of "
                 "its own that windows could be cut from. Leave windows out: pairs that do not fit are cut."
             )
-        queries = self._ids([query for query, _ in groups])
-        passages = iter(self._ids([passage for _, passages in groups for passage in passages]))
-        return [
-            (query, [next(passages) for _ in group_passages])
-            for query, (_, group_passages) in zip(queries, groups, strict=True)
-        ]
+        ids = self._ids(text for query, passages in groups for text in (query, *passages))
+        return [(ids[query], [ids[passage] for passage in passages]) for query, passages in groups]
 
     def row(self, query: list[int], passage: list[int]) -> Row:
         """The row of a pair of token ids, cut where it does not fit, with the counts of what it lost."""
@@ -157,11 +155,17 @@ class PairTemplate:
         """The first (or, for a tokenizer that cuts at the left, the last) ``length`` ids."""
         return ids[max(0, len(ids) - length) :] if self.tokenizer.truncation_side == "left" else ids[:length]
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
+    def _ids(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """The token ids of each text."""
         # verbose=False: the tokenizer need not warn of long texts, they are cut here.
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        options: Any = {"add_special_tokens": False, "verbose": False}
+        options |= {"return_attention_mask": False, "return_token_type_ids": False}
+        distinct = list(dict.fromkeys(texts))
+        ids: dict[str, list[int]] = {}
+        for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+            some = distinct[start : start + _TEXTS_AT_ONCE]
+            ids |= zip(some, self.tokenizer(some, **options)["input_ids"], strict=True)
+        return ids
 
     def _whole_rows(self, pairs: list[tuple[str, str]]) -> list[Row]:
         """Rows whose prefix is unknown (0 tokens): what comes before the passage may depend on it."""

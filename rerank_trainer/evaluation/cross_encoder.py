@@ -22,11 +22,11 @@ class LiveCrossEncoder(CrossEncoder):
     Args:
         reranker: What scores.
         autocast_dtype: Compute in this type, as mixed-precision training does; None computes in the weights' type.
-        max_tokens: Tokens of a micro-batch, padding included; None chooses by device. ``batch_size`` has no effect.
+        max_tokens: Tokens of a micro-batch, padding included, or "auto". ``batch_size`` has no effect.
     """
 
     def __init__(
-        self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None, max_tokens: int | None = None
+        self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None, max_tokens: int | str = "auto"
     ) -> None:
         super().__init__(
             modules=[reranker.model],

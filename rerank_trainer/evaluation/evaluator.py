@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, ranking_metrics
+from rerank_trainer.models.pairs import distinct
 
 
 def evaluate_groups(
@@ -21,7 +22,8 @@ def evaluate_groups(
     Args:
         groups: Labelled groups, such as :func:`rerank_trainer.load_beir` makes; missed gains count.
         predict: Scores of (query, passage) pairs, ``(num_pairs,)``: ``reranker.predict``, or a sentence-transformers
-            cross-encoder's. None judges the candidates in the order in which they stand.
+            cross-encoder's. It gets each distinct pair once, in the order in which they first come; scores that you
+            have already go to :func:`ranking_metrics`. None judges the candidates in the order in which they stand.
         metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
 
     Raises:
@@ -36,9 +38,11 @@ def evaluate_groups(
         flat: Iterable[float] = (-float(place) for size in sizes for place in range(size))
     else:
         pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
-        flat = [float(score) for score in predict(pairs)]
-        if len(flat) != len(pairs):
-            raise ValueError(f"predict returned {len(flat)} scores for {len(pairs)} pairs; it must return one a pair")
+        once, places = distinct(pairs)
+        of_once = [float(score) for score in predict(once)]
+        if len(of_once) != len(once):
+            raise ValueError(f"predict returned {len(of_once)} scores for {len(once)} pairs; it must return one a pair")
+        flat = [of_once[place] for place in places]
     scores = iter(flat)
     missed_gains = groups["missed_gains"] if "missed_gains" in groups.column_names else None
     return ranking_metrics(

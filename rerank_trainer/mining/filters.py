@@ -17,9 +17,6 @@ import numpy as np
 
 from rerank_trainer.models.reranker import Reranker
 
-# From this many pairs on the user waits long enough to want a progress bar.
-_MANY_PAIRS = 1000
-
 
 @runtime_checkable
 class PairScorer(Protocol):
@@ -98,8 +95,7 @@ class RerankerScores:
 
     def score_pairs(self, queries: Sequence[str], passages: Sequence[str], pairs: np.ndarray) -> np.ndarray:
         """As :meth:`PairScorer.score_pairs`."""
-        texts = _Pairs(queries, passages, pairs)
-        scores = self.reranker.predict(texts, show_progress_bar=len(pairs) > _MANY_PAIRS).double()
+        scores = self.reranker.predict(_Pairs(queries, passages, pairs)).double()
         return (scores.sigmoid() if self.probabilities else scores).numpy()
 
 

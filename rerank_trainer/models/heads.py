@@ -22,6 +22,17 @@ class LogitHead:
         return forward(**inputs).logits[:, 0].float()
 
 
+def counted(head: Head, on_forward: Callable[[int], None]) -> Head:
+    """The head, that also says after each forward how many tokens ran: padding and a shared prefix included."""
+
+    def run(forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
+        scores = head(forward, inputs)
+        on_forward(inputs["attention_mask"].numel())
+        return scores
+
+    return run
+
+
 def fold_two_logits(model: nn.Module) -> None:
     """Replace a classifier's two logits by their difference, second minus first, in place.
 

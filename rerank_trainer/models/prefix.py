@@ -19,6 +19,7 @@ from rerank_trainer.data.collator import TokenRows
 from rerank_trainer.models.heads import Head
 from rerank_trainer.models.micro_batches import micro_batches, pad_spans, row_starts
 from rerank_trainer.models.recompute import Recomputation
+from rerank_trainer.models.work import Work
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class PrefixSharing:
         max_tokens: int,
         overhead: int,
         recomputation: Recomputation,
+        work: Work | None = None,
     ) -> Tensor:
         """Scores of the member rows, in the order of ``members``, ``(num_members,)`` float32.
 
@@ -87,6 +89,7 @@ class PrefixSharing:
             max_tokens: Tokens of a micro-batch, padding included.
             overhead: What a micro-batch costs beside its tokens, in tokens.
             recomputation: Runs what follows the prefixes.
+            work: Counts what runs.
         """
         prefixes, prefix_lengths = rows["prefixes"].tolist(), rows["prefix_lengths"].tolist()
         suffix_lengths = (rows["lengths"] - rows["prefix_lengths"]).tolist()
@@ -99,15 +102,19 @@ class PrefixSharing:
         for batch in micro_batches([prefix_lengths[row] for row in firsts], max_tokens, overhead=overhead):
             chosen = [firsts[i] for i in batch]
             mask, states = self._run_prefixes(forward, rows, chosen)
+            if work is not None:
+                work.add([prefix_lengths[row] for row in chosen])
             place = {prefixes[row]: i for i, row in enumerate(chosen)}
             followers = [row for first in chosen for row in of_prefix[prefixes[first]]]
             for part in micro_batches([suffix_lengths[row] for row in followers], max_tokens, overhead=overhead):
                 behind = [followers[i] for i in part]
                 run = self._runner(forward, rows, behind, mask, [place[prefixes[row]] for row in behind])
-                num_tokens = len(behind) * suffix_lengths[behind[0]]
-                scores.append(
-                    recomputation.run(run, *states, num_tokens=num_tokens, parameters=_module(forward).parameters())
-                )
+                longest = suffix_lengths[behind[0]]
+                if work is not None:
+                    behind_tokens = [prefix_lengths[row] for row in behind]
+                    work.add([suffix_lengths[row] for row in behind], behind=behind_tokens)
+                options: dict[str, Any] = {"num_tokens": len(behind) * longest, "longest": longest}
+                scores.append(recomputation.run(run, *states, **options, parameters=_module(forward).parameters()))
                 order += behind
         numbers = {row: i for i, row in enumerate(order)}
         return torch.cat(scores)[torch.tensor([numbers[row] for row in members], device=scores[0].device)]
@@ -222,7 +229,9 @@ def cache_name(module: nn.Module) -> str | None:
 
 
 def module_of(forward: Callable[..., Any]) -> nn.Module | None:
-    """The module that a forward is, or that it is a method of; None for any other function."""
+    """The module that a forward is, or that it is a method of, also inside wrappers; None for any other function."""
+    while not (isinstance(forward, nn.Module) or hasattr(forward, "__self__")) and hasattr(forward, "__wrapped__"):
+        forward = forward.__wrapped__
     module = forward if isinstance(forward, nn.Module) else getattr(forward, "__self__", None)
     return module if isinstance(module, nn.Module) else None
 

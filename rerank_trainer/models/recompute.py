@@ -1,19 +1,21 @@
-"""Recomputation: activations are kept for the backward while they fit into memory, and computed again otherwise."""
+"""Recomputation: activations are kept for the backward while they fit into memory, and computed again otherwise.
+
+What a token's activations take is measured here, and the token budget follows it.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TypeVar
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-logger = logging.getLogger(__name__)
+from rerank_trainer.models.memory import free_bytes, with_peak_bytes, with_saved_bytes
+from rerank_trainer.models.token_budget import TokenBudget
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 # Activations may take this share of what the device has left before they are recomputed.
 SHARE_OF_FREE_MEMORY = 0.6
@@ -23,40 +25,39 @@ class Recomputation:
     """Runs the micro-batches of a batch, and recomputes their activations in the backward where they would not fit.
 
     The gradient is the same to the last digit, dropout included: the state of the random numbers is replayed. What a
-    token's activations take is measured on a micro-batch, so any architecture, precision and attention counts as it is.
+    token's activations take is measured on a micro-batch, and again when rows are longer than any before, so any
+    architecture, precision and attention counts as it is. In training it is what autograd keeps, without a backward the
+    most that is there at the same time.
 
     Args:
         wanted: True recomputes always, False never, None where the activations of a whole batch would not fit.
+        budget: Is told what a token takes where only one micro-batch has to fit: recomputed, or without a backward.
     """
 
-    def __init__(self, wanted: bool | None = None) -> None:
+    def __init__(self, wanted: bool | None = None, *, budget: TokenBudget | None = None) -> None:
         self.wanted = wanted
         self.active = bool(wanted)
-        self._bytes_per_token = 0.0
+        self.budget = budget
+        self._bytes_per_token = {True: 0.0, False: 0.0}  # with a backward, and without
+        self._longest = {True: 0, False: 0}  # the longest row that was measured
         self._batch: tuple[int, torch.device] | None = None
 
     def begin(self, num_tokens: int, device: torch.device) -> None:
         """Decide for a batch of so many tokens; for the first one, as soon as a micro-batch of it has been measured."""
         self._batch = (num_tokens, device)
-        if self.wanted is None and torch.is_grad_enabled() and self._bytes_per_token:
-            self._decide()
+        self._decide()
 
-    def _decide(self) -> None:
-        if self._batch is None:
-            return
-        num_tokens, device = self._batch
-        needed, free = self._bytes_per_token * num_tokens, free_bytes(device)
-        was_active, self.active = self.active, needed > SHARE_OF_FREE_MEMORY * free
-        if self.active and not was_active:
-            logger.info(
-                "activations of %d tokens would take %.1f GB of the %.1f GB left: they are recomputed in the backward",
-                num_tokens,
-                needed / 1e9,
-                free / 1e9,
-            )
+    def always(self) -> None:
+        """Recompute from here on."""
+        self.wanted = self.active = True
 
     def run(
-        self, function: Callable[..., Tensor], *inputs: Tensor, num_tokens: int, parameters: Iterable[Tensor] = ()
+        self,
+        function: Callable[..., Tensor],
+        *inputs: Tensor,
+        num_tokens: int,
+        longest: int = 1,
+        parameters: Iterable[Tensor] = (),
     ) -> Tensor:
         """The function of the inputs, whose activations are kept or recomputed.
 
@@ -64,54 +65,47 @@ class Recomputation:
             function: A forward of one micro-batch.
             inputs: Tensors that it takes; gradients flow back into them.
             num_tokens: Tokens of the micro-batch, padding included.
+            longest: Tokens of its longest row.
             parameters: What lives anyway and counts for nothing.
         """
-        if not torch.is_grad_enabled():
-            return function(*inputs)
-        if self.active:
-            return checkpoint(function, *inputs, use_reentrant=False)
-        if self.wanted is None and not self._bytes_per_token:
-            result, saved = with_saved_bytes(lambda: function(*inputs), without=[*parameters, *inputs])
-            self._bytes_per_token = saved / num_tokens
+        backward = torch.is_grad_enabled()
+        if self._is_to_measure(num_tokens, longest):
+            measured = with_saved_bytes if backward else with_peak_bytes
+            result, taken = measured(lambda: function(*inputs), without=[*parameters, *inputs])
+            self._bytes_per_token[backward] = max(self._bytes_per_token[backward], taken / num_tokens)
+            self._longest[backward] = longest
             self._decide()
             return result
+        if backward and self.active:
+            return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
 
+    def _is_to_measure(self, num_tokens: int, longest: int) -> bool:
+        backward = torch.is_grad_enabled()
+        if longest <= self._longest[backward]:
+            return False
+        if backward and self.wanted is None:
+            return True
+        if self.budget is None or not self.budget.is_auto or self._batch is None or (backward and not self.active):
+            return False
+        # what does not grow with the rows would count for too much in a small one
+        return num_tokens >= self.budget.size(self._batch[1]) // 8
 
-def with_saved_bytes(function: Callable[[], T], *, without: Iterable[Tensor] = ()) -> tuple[T, int]:
-    """What the function returns, and the bytes that autograd keeps until the backward of it.
-
-    Args:
-        function: A forward.
-        without: Tensors that live anyway, such as parameters.
-
-    >>> weight = torch.ones(3, 3, requires_grad=True)
-    >>> _, saved = with_saved_bytes(lambda: torch.ones(5, 3) @ weight, without=[weight])
-    >>> saved  # the float32 input, 5 x 3
-    60
-    """
-    known = {tensor.untyped_storage().data_ptr() for tensor in without}
-    sizes: dict[int, int] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = function()
-    return result, sum(sizes.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """The bytes that can still be allocated on the device; on the CPU, those of the machine."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    return int(psutil.virtual_memory().available)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    def _decide(self) -> None:
+        backward = torch.is_grad_enabled()
+        bytes_per_token = self._bytes_per_token[backward]
+        if self._batch is None or not bytes_per_token:
+            return
+        (num_tokens, device), was_active = self._batch, self.active
+        needed, free = bytes_per_token * num_tokens, free_bytes(device)
+        if backward and self.wanted is None:
+            self.active = needed > SHARE_OF_FREE_MEMORY * free
+        if self.active and not was_active:
+            logger.info(
+                "activations of %d tokens would take %.1f GB of the %.1f GB left: they are recomputed in the backward",
+                num_tokens,
+                needed / 1e9,
+                free / 1e9,
+            )
+        if self.budget is not None and (self.active or not backward):
+            self.budget.fit(num_tokens, device, bytes_per_token=bytes_per_token, free=free)

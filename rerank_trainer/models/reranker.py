@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import PairTemplate, Row
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
-from rerank_trainer.models.heads import Head, LogitHead
+from rerank_trainer.models.heads import Head, LogitHead, counted
 from rerank_trainer.models.loading import (
     check_max_length,
     default_max_length,
@@ -26,8 +23,13 @@ from rerank_trainer.models.loading import (
     load_tokenizer,
     set_padding,
 )
+from rerank_trainer.models.pairs import PAIRS_PER_CHUNK, check_pairs, chunks, distinct
 from rerank_trainer.models.peers import stored_max_length
+from rerank_trainer.models.precision import score_in_float32
+from rerank_trainer.models.progress import PairProgress
+from rerank_trainer.models.recompute import Recomputation
 from rerank_trainer.models.scoring import RowScorer
+from rerank_trainer.models.token_budget import TokenBudget
 from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ class Reranker:
         self.tokenizer = tokenizer
         self.fresh_parameters = tuple(fresh_parameters)
         set_padding(model, tokenizer)
+        score_in_float32(model)
         model.config.use_cache = False  # nothing is generated
         if max_length is None:
             max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))
@@ -83,6 +86,7 @@ class Reranker:
         self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
         self.query_max_length = query_max_length
         mark_config(model.config, query_max_length=query_max_length)
+        self._fitted: tuple[Any, TokenBudget, Recomputation] | None = None  # what `predict` has learned of memory
         self._has_warned = False  # of truncation: ranking queries one by one must not warn at each
 
     @classmethod
@@ -159,12 +163,20 @@ class Reranker:
         return self.template.max_length
 
     def row_scorer(
-        self, max_tokens: int | None = None, *, recompute: bool | None = None, share_prefix: bool | None = None
+        self,
+        max_tokens: int | str = "auto",
+        *,
+        recompute: bool | None = None,
+        share_prefix: bool | None = None,
+        on_forward: Callable[[int], None] | None = None,
     ) -> RowScorer:
-        """The engine that scores token rows with this model's head and padding; see :class:`RowScorer`."""
+        """The engine that scores token rows with this model's head and padding; see :class:`RowScorer`.
+
+        ``on_forward`` is told after each forward how many tokens ran, padding included.
+        """
         assert self.tokenizer.pad_token_id is not None
         return RowScorer(
-            self.head,
+            self.head if on_forward is None else counted(self.head, on_forward),
             pad_token_id=self.tokenizer.pad_token_id,
             padding_side="right",
             max_tokens=max_tokens,
@@ -177,51 +189,53 @@ class Reranker:
         pairs: Sequence[tuple[str, str]] | Sequence[Sequence[str]],
         *,
         windows: Windows | None = None,
-        show_progress_bar: bool = False,
+        show_progress_bar: bool | None = None,
         autocast_dtype: torch.dtype | None = None,
-        max_tokens: int | None = None,
-        pairs_per_chunk: int = 1024,
+        max_tokens: int | str = "auto",
+        pairs_per_chunk: int = PAIRS_PER_CHUNK,
     ) -> Tensor:
         """Scores of (query, passage) pairs, ``(num_pairs,)`` float32 on the CPU, unbounded, higher is more relevant.
+
+        Pairs are tokenised and sorted by length in chunks. In a chunk a pair that stands there twice is scored once,
+        and a text that several pairs hold is tokenised once.
 
         When pairs were cut to ``max_length``, one line of the log says how many and how much they lost: a warning the
         first time that it is more than a tenth of them.
 
         Args:
-            pairs: Query and passage of each pair.
+            pairs: Query and passage of each pair. A sequence that makes its pairs on demand is asked for slices.
             windows: Score a passage that does not fit in windows; None cuts it.
-            show_progress_bar: Whether to show pairs scored, pairs a second and time left.
+            show_progress_bar: Whether to show pairs scored, pairs a second and time left; None does from a thousand
+                pairs on.
             autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
-            max_tokens: Tokens of a micro-batch, padding included; None chooses by device.
-            pairs_per_chunk: How many pairs are tokenised and sorted by length at a time.
+            max_tokens: Tokens of a micro-batch, padding included; "auto" chooses by device and free memory.
+            pairs_per_chunk: The most pairs of a chunk, which also ends where its texts reach 4 million characters.
 
         Raises:
-            ValueError: If a pair is not two texts, or the windows' overlap does not fit into a row.
+            ValueError: If a pair is not two texts, ``pairs_per_chunk`` is below 1, or the windows' overlap does not fit
+                into a row.
         """
         check_pairs(pairs)
-        training, scorer = self.model.training, self.row_scorer(max_tokens)
-        # mixed-precision training leaves its wrapper on `forward`: behind it is the forward that other loaders have
-        forward = getattr(self.model, "_original_forward", self.model)
-        device = self.model.device
+        if pairs_per_chunk < 1:
+            raise ValueError(f"pairs_per_chunk={pairs_per_chunk}: give the most pairs of a chunk, 1 or more")
+        training, device = self.model.training, self.model.device
         self.model.eval()
         scores, cut = [], Truncation()
         try:
             with (
                 torch.inference_mode(),
                 torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None),
-                tqdm(total=len(pairs), unit="pair", disable=not show_progress_bar, desc="Scoring") as bar,
+                PairProgress(len(pairs), show=show_progress_bar) as progress,
             ):
-                for start in range(0, len(pairs), pairs_per_chunk):
-                    chunk = self._rows(pairs[start : start + pairs_per_chunk], windows)
-                    cut += Truncation.of(pair_rows[0] for pair_rows in chunk)
-                    cells = [(i, window) for i, pair_rows in enumerate(chunk) for window in range(len(pair_rows))]
-                    rows = lay_rows([row for pair_rows in chunk for row in pair_rows], cells)
-                    placed: Any = {key: value.to(device) for key, value in rows.items()}  # type: ignore[attr-defined]
-                    row_scores = scorer(forward, placed).float().cpu()
-                    if windows is not None:
-                        row_scores = windows.reduce(row_scores, rows["cells"][:, 0], len(chunk))
-                    scores.append(row_scores)
-                    bar.update(len(chunk))
+                options: dict[str, Any] = {"max_tokens": max_tokens, "on_forward": progress.ran}
+                scorer = self._scorer(device, self.model.dtype, autocast_dtype, **options)
+                for chunk in chunks(pairs, num_pairs=pairs_per_chunk):
+                    once, places = distinct(chunk)
+                    rows = self._rows(once, windows)
+                    cut += Truncation.of(rows[place][0] for place in places)
+                    progress.begin(len(chunk), sum(len(row.input_ids) for pair_rows in rows for row in pair_rows))
+                    scores.append(self._score(scorer, rows, windows)[places])
+                    progress.end()
         finally:
             self.model.train(training)
         self._log_truncation(cut, remedy=" or pass windows=Windows()" if windows is None else "")
@@ -248,16 +262,30 @@ class Reranker:
         self.tokenizer.save_pretrained(folder)
         write_loader_files(folder, max_length=self.max_length)
 
-    def _rows(self, pairs: Sequence[Sequence[str]], windows: Windows | None) -> list[list[Row]]:
+    def _scorer(self, *run_with: Any, max_tokens: int | str, on_forward: Callable[[int], None]) -> RowScorer:
+        """A scorer that knows from the last call what fits into memory, where that call was run alike."""
+        scorer = self.row_scorer(max_tokens, on_forward=on_forward)
+        if self._fitted is not None and self._fitted[0] == (max_tokens, *run_with):
+            _, scorer.budget, scorer.recomputation = self._fitted
+        self._fitted = ((max_tokens, *run_with), scorer.budget, scorer.recomputation)
+        return scorer
+
+    def _rows(self, pairs: Sequence[tuple[str, str]], windows: Windows | None) -> list[list[Row]]:
         """The rows of each pair: its windows, or the one row that it is cut to."""
-        groups = [(query, [pair[1] for pair in same]) for query, same in groupby(pairs, key=itemgetter(0))]
+        groups = [(query, [passage]) for query, passage in pairs]
         if windows is None:
-            return [[row] for rows in self.template.encode(groups) for row in rows]
-        return [
-            windows.rows(self.template, query, passage)
-            for query, passages in self.template.token_ids(groups)
-            for passage in passages
-        ]
+            return self.template.encode(groups)
+        return [windows.rows(self.template, query, passage) for query, (passage,) in self.template.token_ids(groups)]
+
+    def _score(self, scorer: RowScorer, rows: Sequence[Sequence[Row]], windows: Windows | None) -> Tensor:
+        """One score a pair, ``(num_pairs,)`` float32 on the CPU, from the rows of each."""
+        # mixed-precision training leaves its wrapper on `forward`: behind it is the forward that other loaders have
+        forward = getattr(self.model, "_original_forward", self.model)
+        cells = [(pair, window) for pair, pair_rows in enumerate(rows) for window in range(len(pair_rows))]
+        laid = lay_rows([row for pair_rows in rows for row in pair_rows], cells)
+        placed: Any = {key: value.to(self.model.device) for key, value in laid.items()}  # type: ignore[attr-defined]
+        scores = scorer(forward, placed).float().cpu()
+        return scores if windows is None else windows.reduce(scores, laid["cells"][:, 0], len(rows))
 
     def _log_truncation(self, cut: Truncation, remedy: str) -> None:
         if cut.num_cut:
@@ -265,16 +293,3 @@ class Reranker:
             self._has_warned |= warns
             level = logging.WARNING if warns else logging.INFO
             logger.log(level, "%s; raise max_length%s", cut.describe(self.max_length), remedy)
-
-
-def check_pairs(pairs: Sequence[Sequence[str]]) -> None:
-    """Refuse what is not a list of (query, passage) texts.
-
-    Raises:
-        ValueError: Naming the pair that is not two texts.
-    """
-    if isinstance(pairs, str) or (len(pairs) == 2 and all(isinstance(text, str) for text in pairs)):
-        raise ValueError(f"expected a list of (query, passage) pairs, got {pairs!r}. One pair is [(query, passage)].")
-    for number, pair in enumerate(pairs):
-        if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise ValueError(f"pair {number} is {pair!r}; expected two texts, (query, passage)")

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from rerank_trainer.data.collator import TokenRows, lay_rows
 from rerank_trainer.data.templates import Row
+from rerank_trainer.models.embeddings import with_words_looked_up_once
 from rerank_trainer.models.heads import Head
+from rerank_trainer.models.memory import is_out_of_memory
 from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
 from rerank_trainer.models.prefix import PrefixSharing, module_of
-from rerank_trainer.models.recompute import Recomputation, is_out_of_memory
+from rerank_trainer.models.random_state import RandomState
+from rerank_trainer.models.recompute import Recomputation
+from rerank_trainer.models.token_budget import TokenBudget
+from rerank_trainer.models.work import Work
 
 logger = logging.getLogger(__name__)
-
-# Tokens of one micro-batch, padding included. On two cores, MiniLM trains fastest at about a thousand.
-MAX_TOKENS_CPU = 1024
-MAX_TOKENS_GPU = 32768
 
 
 def scatter_scores(scores: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
@@ -45,7 +46,7 @@ class RowScorer:
         head: Turns one forward into one score a row.
         pad_token_id: Fills short rows.
         padding_side: "right" or "left".
-        max_tokens: Tokens of a micro-batch, padding included; None chooses by device.
+        max_tokens: Tokens of a micro-batch, padding included; "auto" chooses by device and free memory.
         recompute: Whether activations are computed again in the backward instead of being kept, so that memory does
             not grow with the number of rows; None does so for a batch whose activations would not fit.
         share_prefix: Whether a decoder runs what a group's rows begin with once; None does so where it pays.
@@ -53,6 +54,9 @@ class RowScorer:
             need not agree. Weights that are gathered layer by layer need it: a process with fewer forwards than the
             others would leave them waiting. It makes up the difference with forwards of one token that count nothing,
             shares no prefixes, and decides nothing by its own memory.
+
+    Attributes:
+        work: Counts what runs while it is set; None counts nothing.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class RowScorer:
         *,
         pad_token_id: int,
         padding_side: str,
-        max_tokens: int | None = None,
+        max_tokens: int | str = "auto",
         recompute: bool | None = None,
         share_prefix: bool | None = None,
         agree: Callable[[int], int] | None = None,
@@ -69,10 +73,11 @@ class RowScorer:
         self.head = head
         self.pad_token_id = pad_token_id
         self.padding_side = padding_side
-        self.max_tokens = max_tokens
-        self.recomputation = Recomputation(recompute)
+        self.budget = TokenBudget(max_tokens)
+        self.recomputation = Recomputation(recompute, budget=self.budget)
         self.prefix = PrefixSharing(head, pad_token_id=pad_token_id, wanted=share_prefix)
         self.agree = agree
+        self.work: Work | None = None
 
     def __call__(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
         """Scores of the rows in their order, ``(num_rows,)`` float32."""
@@ -80,53 +85,65 @@ class RowScorer:
             return self._scores_in_step(forward, rows, self.agree)
         if not rows["lengths"].numel():
             return rows["lengths"].new_zeros(0, dtype=torch.float32)
+        device, random_state = rows["lengths"].device, RandomState(rows["lengths"].device)
         while True:
             try:
                 return self._scores(forward, rows)
             except RuntimeError as error:
-                if not (is_out_of_memory(error) and self.shrink(rows)):
+                longest = int(rows["lengths"].max())
+                if not (is_out_of_memory(error) and self.can_shrink(longest, device)):
                     raise
+            self.shrink(longest, device)  # out here, where no traceback holds activations any more
+            random_state.restore()
 
-    def shrink(self, rows: TokenRows) -> bool:
-        """Halve the token budget and recompute from here on; False when nothing smaller is left to try."""
-        budget, longest = self._budget(rows), int(rows["lengths"].max())
-        if budget <= longest and self.recomputation.active:
-            return False
-        self.max_tokens = max(longest, budget // 2)
-        self.recomputation = Recomputation(True)
-        if rows["lengths"].device.type == "cuda":
+    def can_shrink(self, longest: int, device: torch.device) -> bool:
+        """Whether something smaller is left to try for rows of at most so many tokens."""
+        return self.budget.size(device) > longest or not self.recomputation.active
+
+    def shrink(self, longest: int, device: torch.device) -> None:
+        """Halve the token budget, to no less than the longest row, and recompute activations from here on."""
+        before = self.budget.size(device)
+        self.budget.halve(longest, device)
+        self.recomputation.always()
+        if device.type == "cuda":
             torch.cuda.empty_cache()
         logger.warning(
             "out of memory: from here on micro-batches have at most %d tokens instead of %d, and activations are "
             "recomputed; batches keep their groups",
-            self.max_tokens,
-            budget,
+            self.budget.size(device),
+            before,
         )
-        return True
-
-    def _budget(self, rows: TokenRows) -> int:
-        return self.max_tokens or (MAX_TOKENS_CPU if rows["lengths"].device.type == "cpu" else MAX_TOKENS_GPU)
 
     def _scores(self, forward: Callable[..., Any], rows: TokenRows) -> Tensor:
-        lengths, device, budget = rows["lengths"].tolist(), rows["lengths"].device, self._budget(rows)
+        lengths, device = rows["lengths"].tolist(), rows["lengths"].device
         overhead = OVERHEAD_CPU if device.type == "cpu" else OVERHEAD_GPU
         sharing = self.prefix.choose(forward, rows)
         apart = set(sharing)
-        whole = [row for row in range(len(lengths)) if row not in apart]
-        plan = micro_batches([lengths[row] for row in whole], budget, overhead=overhead)
-        plan = [[whole[i] for i in batch] for batch in plan]
+        left = [row for row in range(len(lengths)) if row not in apart]
         self.recomputation.begin(sum(lengths), device)
-        scores = [self._run(forward, rows, batch) for batch in plan]
+        ids, module = rows["input_ids"], module_of(forward)
+        forward = with_words_looked_up_once(forward, module, ids, pad_token_id=self.pad_token_id)
+        scores: list[Tensor] = []
+        ran: list[list[int]] = []
+        while left:
+            budget = self.budget.size(device)
+            for places in micro_batches([lengths[row] for row in left], budget, overhead=overhead):
+                ran.append([left[place] for place in places])
+                scores.append(self._run(forward, rows, ran[-1]))
+                if self.budget.size(device) < budget:  # measured on this one, and the others would be too large
+                    break
+            left = sorted(set(left).difference(*ran))
+        self._count(lengths, ran)
         if sharing:
-            options: dict[str, Any] = {"max_tokens": budget, "overhead": overhead, "recomputation": self.recomputation}
-            scores.append(self.prefix.scores(forward, rows, sharing, **options))
-        order = torch.tensor([row for batch in plan for row in batch] + sharing, device=device)
+            options: dict[str, Any] = {"max_tokens": self.budget.size(device), "overhead": overhead, "work": self.work}
+            scores.append(self.prefix.scores(forward, rows, sharing, **options, recomputation=self.recomputation))
+        order = torch.tensor([row for batch in ran for row in batch] + sharing, device=device)
         return torch.cat(scores)[torch.argsort(order)]
 
     def _scores_in_step(self, forward: Callable[..., Any], rows: TokenRows, agree: Callable[[int], int]) -> Tensor:
         """The scores, by as many forwards as every other process runs."""
         device = rows["lengths"].device
-        plan = micro_batches(rows["lengths"].tolist(), self._budget(rows))
+        plan = micro_batches(rows["lengths"].tolist(), self.budget.size(device))
         # before the first forward, in which the processes already wait for each other
         num_fillers = agree(len(plan)) - len(plan)
         scores = [self._run(forward, rows, batch) for batch in plan]
@@ -134,10 +151,18 @@ class RowScorer:
         filler = lay_rows([Row([self.pad_token_id], [0] if "token_type_ids" in rows else None, 0)], [(0, 0)])
         on_device: Any = {name: value.to(device) for name, value in filler.items()}  # type: ignore[attr-defined]
         scores += [self._run(forward, on_device, [0]) for _ in range(num_fillers)]
+        self._count(rows["lengths"].tolist(), plan, num_fillers=num_fillers)
         if not scores:
             return rows["lengths"].new_zeros(0, dtype=torch.float32)
         order = torch.tensor([row for batch in plan for row in batch], dtype=torch.long, device=device)
         return torch.cat(scores)[: len(order)][torch.argsort(order)]
+
+    def _count(self, lengths: Sequence[int], plan: Sequence[Sequence[int]], *, num_fillers: int = 0) -> None:
+        if self.work is None:
+            return
+        self.work.num_padding += num_fillers
+        for batch in plan:
+            self.work.add([lengths[row] for row in batch])
 
     def _run(self, forward: Callable[..., Any], rows: TokenRows, batch: list[int]) -> Tensor:
         index = torch.tensor(batch, device=rows["lengths"].device)
@@ -149,7 +174,8 @@ class RowScorer:
 
         module = module_of(forward)
         parameters = () if module is None else module.parameters()
-        return self.recomputation.run(run, num_tokens=len(batch) * int(lengths.max()), parameters=parameters)
+        longest = int(lengths.max())
+        return self.recomputation.run(run, num_tokens=len(batch) * longest, longest=longest, parameters=parameters)
 
 
 def bind_row_forward(model: nn.Module, scorer: RowScorer) -> None:

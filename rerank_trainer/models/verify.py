@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rerank_trainer.models.loading import dtype_of
-from rerank_trainer.models.reranker import Reranker, check_pairs
+from rerank_trainer.models.pairs import check_pairs
+from rerank_trainer.models.reranker import Reranker
 
 logger = logging.getLogger(__name__)
 

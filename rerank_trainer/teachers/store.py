@@ -17,9 +17,9 @@ import torch
 from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from rerank_trainer.data.columns import GROUP_FEATURES
+from rerank_trainer.models.progress import PairProgress
 from rerank_trainer.teachers.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,11 @@ def default_cache_dir() -> Path:
 
 
 def add_teacher_scores(
-    groups: datasets.Dataset, teacher: Teacher, *, cache_dir: str | Path | None = None
+    groups: datasets.Dataset,
+    teacher: Teacher,
+    *,
+    cache_dir: str | Path | None = None,
+    show_progress_bar: bool | None = None,
 ) -> datasets.Dataset:
     """The groups with a ``teacher_scores`` column, scored by the teacher or read from the store.
 
@@ -43,6 +47,8 @@ def add_teacher_scores(
         groups: A data set of groups.
         teacher: Who scores.
         cache_dir: Folder of the store; None takes :func:`default_cache_dir`.
+        show_progress_bar: Whether to show pairs scored, pairs a second and time left; None does from a thousand pairs
+            on.
 
     Raises:
         ValueError: If the groups have teacher scores already, the teacher returns other numbers of scores or a score
@@ -68,17 +74,20 @@ def add_teacher_scores(
     num_pairs = sum(len(passages) for passages in texts["passages"])
     scores: list[list[float]] = []
     num_scored = 0
-    with tqdm(total=num_pairs, unit="pair", desc="Teacher scores") as bar:
+    with PairProgress(num_pairs, show=show_progress_bar, description="Teacher scores") as progress:
         for shard in _shards(texts):
+            shard_size = sum(len(group["passages"]) for group in shard)
             path = folder / f"{_fingerprint(teacher, shard)}.safetensors"
             if path.exists():
                 shard_scores = _read(path, shard)
+                progress.skip(shard_size)
             else:
+                progress.begin(shard_size)
                 shard_scores = _checked(teacher.score(shard)["scores"], shard, first=len(scores))
                 _write(path, shard_scores)
-                num_scored += sum(map(len, shard_scores))
+                progress.end()
+                num_scored += shard_size
             scores.extend(shard_scores)
-            bar.update(sum(map(len, shard_scores)))
     logger.info("teacher scores: %d pairs scored, %d read from %s", num_scored, num_pairs - num_scored, folder)
     return groups.add_column("teacher_scores", scores, feature=GROUP_FEATURES["teacher_scores"])
 

@@ -67,7 +67,9 @@ class RerankerTeacher:
     def score(self, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, list[list[float]]]:
         """As :meth:`Teacher.score`: the reranker's logits."""
         pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
-        scores = iter(self.reranker.predict(pairs, autocast_dtype=self.autocast_dtype, windows=self.windows).tolist())
+        # whoever asks for many groups shows how far it is, over all of them
+        options: Any = {"autocast_dtype": self.autocast_dtype, "windows": self.windows, "show_progress_bar": False}
+        scores = iter(self.reranker.predict(pairs, **options).tolist())
         return {"scores": [[next(scores) for _ in group["passages"]] for group in groups]}
 
 

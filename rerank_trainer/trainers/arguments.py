@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
+from rerank_trainer.models.token_budget import checked_max_tokens
 
 VERIFY_CHECKPOINTS = ("final", "every_save", "never")
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
@@ -29,14 +30,18 @@ class RerankTrainingArguments(TrainingArguments):
             others drawn: 0.5 takes half from the top.
         batch_sources: With several training sets: "mixed" takes the groups of a batch from any of them, "one" makes
             every batch of groups of one.
+        balance_processes: Whether processes exchange groups of a step, so that each holds about as many tokens and
+            none waits for long. The step keeps its groups; a stream and a single process have nothing to exchange.
         max_length: Tokens of a pair; None takes what the model allows, 512 for a fresh head.
         query_max_length: Tokens that a query keeps in a pair that does not fit; None cuts as the tokenizer does.
-        max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; None chooses by device. It changes
-            speed and memory, never the gradient.
+        max_tokens_per_micro_batch: Tokens of a micro-batch, padding included; "auto" takes what computes fastest on the
+            device, less where that would not fit into memory. It changes speed and memory, never the gradient.
         recompute_activations: Whether the engine computes activations again in the backward, so that memory does not
             grow with the passages of a batch; None does so where they would not fit. The gradient stays the same.
         share_prefix: Whether a decoder runs what the passages of a query have in common once; None does so where it is
             exact and pays.
+        step_report: Whether each logged loss comes with tokens per second, the share of padding, the seconds of a step
+            by phase, and the share of the device's matmul peak, see ``docs/watching.md``.
         learning_rate: None follows the model's size (small models want large steps).
         head_learning_rate: For freshly initialised parameters; None takes ten times the learning rate, at most 1e-3.
         eval_metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
@@ -62,11 +67,14 @@ class RerankTrainingArguments(TrainingArguments):
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
     negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
+    balance_processes: bool = field(default=True, metadata={"help": "Deal the groups of a step by their tokens."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
-    max_tokens_per_micro_batch: int | None = field(default=None, metadata={"help": "Tokens of a micro-batch."})
+    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
+    max_tokens_per_micro_batch: int | str | None = field(default="auto", metadata={"help": "Tokens, or 'auto'."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
+    step_report: bool = field(default=False, metadata={"help": "Log what a step's time goes into."})
     learning_rate: float | None = field(default=None, metadata={"help": "None follows the model's size."})
     head_learning_rate: float | None = field(default=None, metadata={"help": "For freshly initialised parameters."})
     logging_nan_inf_filter: bool = field(
@@ -109,6 +117,7 @@ class RerankTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
+        self.max_tokens_per_micro_batch = checked_max_tokens(self.max_tokens_per_micro_batch)
         _refuse_tokens(self.model_init_kwargs)
         if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
             raise ValueError(f"verify_checkpoints={self.verify_checkpoints!r}: expected one of {VERIFY_CHECKPOINTS}")

@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
+import torch
 from torch.utils.data import DataLoader, Dataset
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups
+from rerank_trainer.models.attention import choose_attention
+from rerank_trainer.models.precision import computes_bf16
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
+from rerank_trainer.models.token_budget import checked_max_tokens
 from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -27,6 +31,7 @@ from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.refusals import refuse_unsupported
 from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
+from rerank_trainer.trainers.step_report import StepReport
 from rerank_trainer.trainers.watch import RerankWatch
 
 if TYPE_CHECKING:
@@ -80,6 +85,7 @@ class RerankTrainer(GroupHooks):
         # a copy: the learning rate is filled in by the model's size, and the caller may train another model next
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
         refuse_unsupported(args)
+        warn_of_emulation(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
@@ -97,7 +103,9 @@ class RerankTrainer(GroupHooks):
         self._set_learning_rates(args)
         name_layers(args, self.reranker.model)
         scorer = self.reranker.row_scorer(
-            args.max_tokens_per_micro_batch, recompute=args.recompute_activations, share_prefix=args.share_prefix
+            checked_max_tokens(args.max_tokens_per_micro_batch),
+            recompute=args.recompute_activations,
+            share_prefix=args.share_prefix,
         )
         bind_row_forward(self.reranker.model, scorer)
         super().__init__(
@@ -112,6 +120,8 @@ class RerankTrainer(GroupHooks):
             callbacks=with_watch(callbacks or []),
             optimizers=optimizers,
         )
+        if args.step_report:
+            self.add_callback(StepReport)
         agree_on_forwards(self)
         self.eval_dataset = eval_groups
         self.objective, self.eval_objective = train_objective.to(args.device), objective.to(args.device)
@@ -221,6 +231,9 @@ def as_reranker(
         options = args.model_init_kwargs or {}
         assert isinstance(options, dict)  # TrainingArguments has parsed the text
         loaded = Reranker.from_pretrained(model, **{**lengths, **options})
+        if "attn_implementation" not in options:
+            precision = torch.bfloat16 if args.bf16 else None
+            choose_attention(loaded.model, device=args.device, autocast_dtype=precision, max_length=loaded.max_length)
         if tokenizer is None:
             return loaded
         return Reranker(loaded.model, tokenizer, **lengths, fresh_parameters=loaded.fresh_parameters)
@@ -269,6 +282,15 @@ def _require_labels(group: dict[str, Any], index: int, *, most: float, names: Se
             "Divide the labels by the highest grade."
         )
     return group
+
+
+def warn_of_emulation(args: RerankTrainingArguments) -> None:
+    """Say that bfloat16 would slow the training down here instead of speeding it up."""
+    if args.bf16 and args.process_index == 0 and not computes_bf16(args.device):
+        logger.warning(
+            "bf16=True: this %s has no instructions for bfloat16 and emulates them, slower than float32. Leave it out.",
+            "processor" if args.device.type == "cpu" else args.device.type,
+        )
 
 
 def warn_of_instruction(*groups: datasets.Dataset | datasets.IterableDataset) -> None:

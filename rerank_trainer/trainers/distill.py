@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,9 @@ class DistillRerankTrainer(RerankTrainer):
             self._loaded_teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
         teacher = self._loaded_teacher
         with args.main_process_first(desc="teacher scores"):
-            groups = add_teacher_scores(groups, teacher, cache_dir=args.teacher_cache_dir)
+            groups = add_teacher_scores(
+                groups, teacher, cache_dir=args.teacher_cache_dir, show_progress_bar=_shows_progress(args)
+            )
         require_targets(groups, objective)
         self._check_teacher(groups, args, objective, scale=teacher.scale)
         return groups
@@ -134,11 +137,12 @@ class DistillRerankTrainer(RerankTrainer):
         has_fresh_head = bool(self.reranker.fresh_parameters)
         if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed or _is_placed(self.reranker.model)):
             self.reranker.model.to(args.device)  # where the Trainer puts it next
+        predict = partial(self.reranker.predict, show_progress_bar=_shows_progress(args))
         report = check_teacher(
             groups,
             scale=args.teacher_scale or scale,
             temperature=args.teacher_temperature if "kl" in objective.names else None,
-            predict=self.reranker.predict if is_main and not has_fresh_head else None,
+            predict=predict if is_main and not has_fresh_head else None,
             seed=args.seed,
         )
         if is_main:
@@ -147,6 +151,11 @@ class DistillRerankTrainer(RerankTrainer):
             for warning in report.warnings:
                 logger.warning(warning)
         self.teacher_reports.append(report)
+
+
+def _shows_progress(args: RerankTrainingArguments) -> bool | None:
+    """Whether this process shows how far its scoring is: the main one for long work, unless that is switched off."""
+    return False if args.disable_tqdm or args.process_index else None
 
 
 def _is_placed(model: PreTrainedModel) -> bool:

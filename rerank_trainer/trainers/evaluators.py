@@ -69,7 +69,7 @@ def evaluator_figures(
     from rerank_trainer.evaluation.cross_encoder import LiveCrossEncoder
 
     autocast_dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    max_tokens = getattr(args, "max_tokens_per_micro_batch", None)
+    max_tokens = getattr(args, "max_tokens_per_micro_batch", "auto")
     model = LiveCrossEncoder(reranker, autocast_dtype=autocast_dtype, max_tokens=max_tokens)
     was_training = reranker.model.training
     figures: Any = {}

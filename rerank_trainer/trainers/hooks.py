@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput
 
+from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
@@ -27,7 +29,9 @@ from rerank_trainer.objectives.objective import Objective, Targets
 from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
+from rerank_trainer.trainers.out_of_memory import StepReplay
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
+from rerank_trainer.trainers.step_report import StepReport, reporting
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 
 if TYPE_CHECKING:
@@ -74,11 +78,12 @@ class GroupHooks(Trainer):
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
         """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
-        self._noted, self._train_cut = {}, Truncation()
+        self._noted, self._train_cut, self._replay = {}, Truncation(), StepReplay(self)
         self._forget_evaluation()
         if self.watch is not None:
             self.watch.attach(self)
-        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with reporting(self):
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
         if trial is None and self.args.verify_checkpoints == "final":
             verify_folder(self, final_checkpoint(self.args, self.state))
@@ -104,6 +109,13 @@ class GroupHooks(Trainer):
             "hyperparameter_search sets up a bare model for each trial, without its tokenizer and learning rates. Make "
             "a new trainer for each setting, by the model's name, and let your search call its train and evaluate."
         )
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As in Transformers; where memory runs out, the step begins anew with smaller micro-batches."""
+        step = partial(super().training_step, model, inputs, num_items_in_batch)
+        return self._replay.run(step, inputs["student"])
 
     def compute_loss(
         self,
@@ -131,12 +143,14 @@ class GroupHooks(Trainer):
         contributions = self.objective.contributions(sums, totals)
         loss = contributions.sum()
         if num_items_in_batch is not None:
-            self._note(inputs, contributions=contributions, sums=sums, counts=counts)
+            of_parts = {"contributions": contributions.detach(), "sums": sums.detach(), "counts": counts}
+            self._replay.count(partial(self._note, inputs, **of_parts))
             # gradients are averaged over processes, but the counts are sums over them
             loss = loss * self.accelerator.num_processes
             if self.watch is not None:
                 of_batch = (loss.detach(), values.detach(), scores.detach())
-                self.watch.see(Seen(*of_batch, targets, defined.any(dim=0), inputs["row"]))
+                seen = Seen(*of_batch, targets, defined.any(dim=0), inputs["row"])
+                self._replay.count(partial(self.watch.see, seen))
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def prediction_step(
@@ -214,16 +228,28 @@ class GroupHooks(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not isinstance(dataset, TrainGroups):
             return super()._get_train_sampler(train_dataset)
-        strategy = self.args.train_sampling_strategy
+        num_processes, batch_size = self.args.world_size, self._groups_each()
         one_source = getattr(self.args, "batch_sources", "mixed") == "one"
+        # processes need whole batches, unless those that are not whole are dropped
+        fills_up = num_processes > 1 and not self.args.dataloader_drop_last
         sampler = dataset.sampler(
-            shuffle=strategy == "random",
-            multiple_of=self._groups_at_a_time(),
+            shuffle=self.args.train_sampling_strategy == "random",
+            multiple_of=num_processes * batch_size if fills_up else 1,
             one_source_size=self._train_batch_size if one_source else None,
         )
         self.pop_callback(EpochCallback)
         self.add_callback(EpochCallback(sampler))
-        return sampler
+        if num_processes == 1 or not getattr(self.args, "balance_processes", False):
+            return sampler
+        return BalancedSampler(
+            sampler,
+            TokenEstimate(dataset, self.reranker.template),
+            num_processes=num_processes,
+            batch_size=batch_size,
+            # a batch that processes split is of one source as a whole: its groups may change places
+            run_size=batch_size if one_source and not self.args.accelerator_config.split_batches else 1,
+            batches_per_step=self.args.gradient_accumulation_steps,
+        )
 
     def _get_dataloader(
         self,
@@ -277,7 +303,7 @@ class GroupHooks(Trainer):
         return 6 * int(inputs["student"]["lengths"].sum()) * num_parameters
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in Transformers; beside the loss stand those of parts and sources, the pairs cut, the watch's figures."""
+        """As in Transformers; beside the loss stand parts, sources, pairs cut, figures of the watch and the report."""
         if self._noted and ("loss" in logs or "train_loss" in logs):
             noted, self._noted = self.accelerator.reduce(self._noted, reduction="sum"), {}
             cut = Truncation(*noted.pop("truncation").tolist())
@@ -290,8 +316,9 @@ class GroupHooks(Trainer):
                 logs["truncated"] = round(cut.share, 4)
         if "train_loss" in logs:
             logs["train_truncated"] = round(self._train_cut.share, 4)
-        if "loss" in logs and self.watch is not None:
-            logs.update(self.watch.figures(self.args.device))
+        for callback in self.callback_handler.callbacks if "loss" in logs else ():
+            if isinstance(callback, RerankWatch | StepReport):
+                logs.update(callback.figures(self.args.device))
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -314,13 +341,12 @@ class GroupHooks(Trainer):
                 verify_folder(self, checkpoint_folder)
         super()._push_from_checkpoint(checkpoint_folder)
 
-    def _groups_at_a_time(self) -> int:
-        """How many groups all processes take for one batch each; 1 where no batch need be whole."""
-        if self.args.world_size == 1 or self.args.dataloader_drop_last:
-            return 1
-        batches = 1 if self.args.accelerator_config.split_batches else self.args.world_size
-        return batches * self.args.train_batch_size
+    def _groups_each(self) -> int:
+        """How many groups a process takes for one batch; accelerate refuses a batch that cannot be split evenly."""
+        processes_of_a_batch = self.args.world_size if self.args.accelerator_config.split_batches else 1
+        return max(1, self.args.train_batch_size // processes_of_a_batch)
 
+    _replay = cached_property(StepReplay)
     _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
     _noted_at = 0
     _train_cut = Truncation()

@@ -71,6 +71,11 @@ REFUSALS = (
         "bf16=True evaluates in bfloat16 too and keeps the weights.",
     ),
     Refusal(
+        "fp16",
+        lambda args: args.fp16 and args.device.type == "cpu",
+        "accelerate has no float16 on a CPU and would train in float32 without a word. Give bf16=True or neither.",
+    ),
+    Refusal(
         "fp16_full_eval",
         lambda args: args.fp16_full_eval,
         "it casts the weights themselves and leaves them so: what is saved afterwards would have lost digits. "
@@ -136,12 +141,14 @@ REFUSALS = (
         "torch_compile",
         lambda args: args.torch_compile,
         "micro-batches have a new shape each: PyTorch compiles for the first eight (recompile_limit) and runs the "
-        "others as they are. Leave it out, and torch_compile_backend and torch_compile_mode, which turn it on.",
+        "others as they are. Compiled once for all shapes, steps on a CPU were slower, not faster. Leave it out, and "
+        "torch_compile_backend and torch_compile_mode, which turn it on.",
     ),
     Refusal(
         "train_sampling_strategy",
         lambda args: args.train_sampling_strategy not in ("random", "sequential"),
-        "rows are ordered by length inside each batch already. Use 'random' or 'sequential'.",
+        "rows are ordered by length inside each batch already, and processes exchange groups by their tokens "
+        "(balance_processes). Use 'random' or 'sequential'.",
     ),
     Refusal(
         "use_cache",

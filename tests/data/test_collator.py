@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.templates import PairTemplate
@@ -71,3 +73,36 @@ def test_labels_come_first_because_transformers_counts_the_first_tensor():
     batch = RerankCollator(TEMPLATE)([group(["fire", "water"])])
 
     assert next(iter(batch)) == "labels" and batch["labels"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("num_passages", [1, 16])
+def test_a_query_is_tokenised_once_a_group_and_each_passage_once(monkeypatch, num_passages):
+    tokenised: list[str] = []
+    tokenizer = byte_tokenizer(special=True)
+    collator = RerankCollator(PairTemplate(tokenizer, max_length=100))
+    kind = type(tokenizer)
+    call = kind.__call__
+
+    def noting(self, text, text_pair=None, **options):
+        assert text_pair is None
+        tokenised.extend([text] if isinstance(text, str) else text)
+        return call(self, text, **options)
+
+    monkeypatch.setattr(kind, "__call__", noting)
+    passages = [f"passage {i}" for i in range(2 * num_passages)]
+    collator([{"query": f"query {i}", "passages": passages[i::2], "row": i} for i in range(2)])
+
+    assert sorted(tokenised) == sorted(["query 0", "query 1", *passages])
+
+
+def test_every_tensor_of_a_batch_is_pinned_and_the_batch_keeps_its_form(monkeypatch):
+    whole = group(["fire", "water"], labels=[0.0, 1.0], teacher_scores=[1.0, 2.0], passage_weights=[1.0, 2.0])
+    batch = RerankCollator(TEMPLATE, sources=["web"])([{**whole, "source": "web", "missed_gains": [1.0]}])
+    tensors = [value for value in [*batch.values(), *batch["student"].values()] if isinstance(value, torch.Tensor)]
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *device: (seen.append(self), self.clone())[1])
+    pinned = pin_memory(batch)
+
+    assert {id(tensor) for tensor in seen} == {id(tensor) for tensor in tensors} and len(seen) == len(tensors) == 14
+    assert list(pinned) == list(batch) and pinned["student"].keys() == batch["student"].keys()
+    assert all(pinned["student"][name] is not batch["student"][name] for name in batch["student"])

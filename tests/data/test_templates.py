@@ -224,3 +224,13 @@ def test_a_tokenizer_that_leaves_the_passage_out_is_refused():
     deaf.__class__ = Deaf
     with pytest.raises(ValueError, match="leaves the passage out"):
         PairTemplate(deaf, max_length=50)
+
+
+def test_a_batch_of_texts_is_tokenised_alike_whatever_the_number_of_calls(monkeypatch):
+    template = PairTemplate(byte_tokenizer(special=True), max_length=60)
+    groups = [(query, TEXTS) for query in TEXTS]
+    whole = template.encode(groups)
+    monkeypatch.setattr("rerank_trainer.data.templates._TEXTS_AT_ONCE", 2)
+
+    assert template.encode(groups) == whole
+    assert whole[0][1] == encode_pair(template, TEXTS[0], TEXTS[1])

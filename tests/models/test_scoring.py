@@ -68,8 +68,8 @@ def test_a_process_without_rows_makes_up_for_all_forwards_with_a_gradient_of_zer
     assert scores.shape == (0,) and weight.grad == 0
 
 
-def bound_model():
-    reranker = Reranker(*tiny_model("bert"))
+def bound_model(spread=0.3):
+    reranker = Reranker(*tiny_model("bert", spread=spread))
     bind_row_forward(reranker.model, reranker.row_scorer(max_tokens=200))
     encoded = [rows[0] for rows in reranker.template.encode([(query, [passage]) for query, passage in PAIRS])]
     return reranker, lay_rows(encoded, [(i, 0) for i in range(len(encoded))])
@@ -99,10 +99,10 @@ def test_a_copy_of_a_bound_model_scores_with_its_own_weights():
 def test_micro_batches_do_not_change_the_gradient():
     gradients = []
     for max_tokens in (64, 100_000):
-        reranker, rows = bound_model()
+        reranker, rows = bound_model(spread=0.1)  # wider, and float32 itself is off by more than 1e-6
         bind_row_forward(reranker.model, reranker.row_scorer(max_tokens))
         reranker.model(rows=rows).square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in reranker.model.parameters() if p.grad is not None]))
 
     assert gradients[0].abs().max() > 0.01
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4 * gradients[1].abs().max().item())
+    assert (gradients[0] - gradients[1]).norm() < 1e-6 * gradients[1].norm()

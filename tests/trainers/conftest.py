@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from typing import Any
 
@@ -41,6 +42,15 @@ def word_groups(num_groups: int, *, group_size: int = 6, seed: int = 0, **column
 
 def small_reranker(seed: int = 0, kind: str = "bert", spread: float = 0.1) -> Reranker:
     return Reranker(*tiny_model(kind, seed=seed, spread=spread), max_length=48)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libraries_are_not_collected():
+    """Every ``train()`` begins with a garbage collection, which would walk through all loaded libraries each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from rerank_trainer.models.reranker import Reranker
@@ -56,6 +57,28 @@ class Kill(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Meter(TrainerCallback):
+    """Counts what this process does in each optimizer step: its tokens, and its forwards, one a micro-batch."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.tokens = self.forwards = 0
+        model.register_forward_pre_hook(self._see_batch, with_kwargs=True)
+        model.get_input_embeddings().register_forward_pre_hook(self._see_forward)
+
+    def _see_batch(self, model: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self.tokens += int(kwargs["rows"]["lengths"].sum()) if "rows" in kwargs else 0
+
+    def _see_forward(self, module: torch.nn.Module, args: Any) -> None:
+        self.forwards += 1
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.tokens = self.forwards = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps.append((self.tokens, self.forwards))
+
+
 def train(
     folder: Path,
     *,
@@ -80,7 +103,8 @@ def train(
     for module in reranker.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-    callbacks: list[TrainerCallback] = [] if kill_at is None else [Kill(kill_at)]
+    meter = Meter(reranker.model)
+    callbacks: list[TrainerCallback] = [meter] if kill_at is None else [meter, Kill(kill_at)]
     callbacks += [] if patience is None else [EarlyStoppingCallback(patience)]
     trainer = (DistillRerankTrainer if distil else ContrastiveRerankTrainer)(
         reranker,
@@ -90,8 +114,9 @@ def train(
         callbacks=callbacks,
     )
     trainer.train(resume_from_checkpoint=resume_from and str(folder / "out" / resume_from))
+    steps = gather_object([meter.steps])
     if trainer.is_world_process_zero():
-        torch.save(_outcome(trainer), folder / f"{name}.pt")
+        torch.save({**_outcome(trainer), "steps": steps}, folder / f"{name}.pt")
     return trainer
 
 

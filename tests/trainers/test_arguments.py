@@ -28,6 +28,13 @@ def test_negatives_are_a_name_or_a_share(make_args, negatives, share):
     assert make_args(negatives=negatives).top_share == share
 
 
+def test_the_budget_of_a_micro_batch_is_a_number_of_tokens_or_auto(make_args):
+    assert make_args().max_tokens_per_micro_batch == "auto"
+    assert make_args(max_tokens_per_micro_batch="2048").max_tokens_per_micro_batch == 2048
+    with pytest.raises(ValueError, match="the tokens of a micro-batch are None: expected a number above 0, or 'auto'"):
+        make_args(max_tokens_per_micro_batch=None)
+
+
 def test_an_output_folder_that_cannot_be_written_is_refused(make_args, tmp_path):
     (tmp_path / "file").write_text("in the way")
 

@@ -38,7 +38,7 @@ def test_a_swap_planted_in_the_scatter_of_scores_is_seen_by_the_comparison_of_we
     assert furthest(whole, weights(tmp_path, **cut)) > 1e-3
 
 
-def loss_and_gradient(make_args, rows, *, max_tokens=None, distil=False):
+def loss_and_gradient(make_args, rows, *, max_tokens="auto", distil=False):
     options = {"label_weight": 0.4} if distil else {}
     trainer = (DistillRerankTrainer if distil else ContrastiveRerankTrainer)(
         small_reranker(spread=0.3),

@@ -67,6 +67,7 @@ SIGNATURES = {
     ],
     "floating_point_ops": ["self", "inputs"],
     "log": ["self", "logs", "start_time"],
+    "training_step": ["self", "model", "inputs", "num_items_in_batch"],
     "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
     "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
 }

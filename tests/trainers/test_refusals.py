@@ -27,6 +27,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("auto_find_batch_size", True, "max_tokens_per_micro_batch"),
     ("average_tokens_across_devices", False, "each process would count for itself"),
     ("bf16_full_eval", True, "casts the weights themselves"),
+    ("fp16", True, "in float32 without a word"),
     ("fp16_full_eval", True, "casts the weights themselves"),
     ("dataloader_in_order", False, "in which workers finish"),
     ("eval_use_gather_object", True, "padded tensors"),

@@ -163,7 +163,7 @@ def test_a_gradient_that_overflows_under_fp16_is_left_to_the_scaler(make_args):
     batch = trainer.data_collator([trainer.train_dataset[0, index] for index in range(4)])
     for fp16, stops in ((True, False), (False, True)):
         trainer.args.fp16 = fp16
-        trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor([4.0]))
+        trainer.training_step(trainer.model, batch, torch.tensor([4.0]))
         watch.gradient_norm = torch.tensor(math.inf)
         if stops:
             with pytest.raises(FloatingPointError):
@@ -179,7 +179,7 @@ def test_scores_that_are_not_finite_stop_also_where_no_loss_is_defined(make_args
     with torch.no_grad():
         trainer.model.classifier.bias.fill_(math.inf)
     batch = trainer.data_collator([trainer.train_dataset[0, 1]])
-    assert trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor([0.0])).item() == 0.0
+    assert trainer.training_step(trainer.model, batch, torch.tensor([0.0])).item() == 0.0
 
     with pytest.raises(FloatingPointError, match=r"process 0: row 1: 4 of 4 scores are not finite\."):
         trainer.watch.on_pre_optimizer_step(trainer.args, trainer.state, trainer.control)
