@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-# Before any test module imports torch or a Hugging Face library: they read these at import.
+# Before any test module imports torch, DeepSpeed or a Hugging Face library: they read these at import.
 _CACHE = tempfile.TemporaryDirectory(prefix="rerank_trainer-tests-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -15,9 +15,8 @@ from tests.tiny_models import tiny_model
 
 WORDS = ["water", "fire", "ship", "rain", "hills", "north", "map", "blood"]
 
-
 # A run on the CPU that shows and saves nothing.
-QUIET: dict[str, Any] = {
+SILENT: dict[str, Any] = {
     "use_cpu": True,
     "report_to": [],
     "disable_tqdm": True,
@@ -60,7 +59,7 @@ def make_args(tmp_path):
     def make(**options: Any) -> RerankTrainingArguments:
         defaults = {
             "output_dir": str(tmp_path / "out"),
-            **QUIET,
+            **SILENT,
             "logging_strategy": "no",
             "passages_per_query": 4,
             "per_device_train_batch_size": 4,

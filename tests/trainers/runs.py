@@ -20,9 +20,9 @@ from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from tests.tiny_models import tiny_model
-from tests.trainers.conftest import QUIET, small_reranker, word_groups
+from tests.trainers.conftest import SILENT, small_reranker, word_groups
 
-LOGGED = {**QUIET, "logging_strategy": "steps", "logging_steps": 1, "passages_per_query": 4}
+QUIET = {**SILENT, "logging_strategy": "steps", "logging_steps": 1, "passages_per_query": 4}
 SGD = {
     "optim": "sgd",
     "learning_rate": 0.05,
@@ -95,7 +95,7 @@ def train(
 ) -> RerankTrainer:
     """Train and keep in ``<name>.pt``, once a group of processes, what came of it: weights, losses, the state."""
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    options = {**LOGGED, "ddp_backend": "gloo" if num_processes > 1 else None, **options}
+    options = {**QUIET, "ddp_backend": "gloo" if num_processes > 1 else None, **options}
     args = RerankTrainingArguments(str(folder / "out"), **options)
     if pretend_gpus:
         _pretend_gpus()

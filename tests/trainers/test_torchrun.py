@@ -27,7 +27,7 @@ from rerank_trainer.trainers.distill import DistillRerankTrainer
 from rerank_trainer.trainers.figures import FIGURES
 from rerank_trainer.trainers.sources import TrainSource
 from tests.trainers.conftest import small_reranker, word_groups
-from tests.trainers.runs import LOGGED, SGD
+from tests.trainers.runs import QUIET, SGD
 from tests.trainers.test_evaluators import nano_beir_evaluator
 from tests.trainers.test_hooks import ragged_groups
 from tests.trainers.test_watch import Poisoned, poisoned_groups
@@ -42,7 +42,7 @@ def arguments(folder: Path, *, groups_per_batch: int, **options: Any) -> RerankT
         str(folder / f"out-{NUM_PROCESSES}"),
         ddp_backend="gloo" if NUM_PROCESSES > 1 else None,
         per_device_train_batch_size=groups_per_batch // NUM_PROCESSES,
-        **{**LOGGED, **options},
+        **{**QUIET, **options},
     )
 
 
