@@ -127,5 +127,5 @@ class Recomputation:
 
 
 def recomputes_layers(module: nn.Module) -> bool:
-    """Whether Transformers' layer checkpointing is on: then layers run again in the backward, outside of any forward."""
+    """Whether Transformers' layer checkpointing is on: layers run again in the backward, outside of any forward."""
     return module.training and any(getattr(layer, "gradient_checkpointing", False) for layer in module.modules())
