@@ -148,6 +148,7 @@ def test_a_stream_is_measured_by_its_first_groups(make_args):
     assert streamed.objective.readings() == whole.objective.readings()
 
 
+@pytest.mark.slow
 def test_two_processes_gate_as_one_does(tmp_path):
     options = {**SGD, "distil": True, "objective": "gated", "teacher_temperature": "auto", "num_train_epochs": 2}
     launch(train, tmp_path / "two", num_processes=2, per_device_train_batch_size=2, **options)
