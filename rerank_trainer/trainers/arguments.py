@@ -21,10 +21,15 @@ class RerankTrainingArguments(TrainingArguments):
 
     Args:
         objective: Name of what is minimised: a loss ("infonce", "bce", "ranknet", ...; distilling: "kl",
-            "margin_mse", "mse", ...), or "paper" for plain InfoNCE or plain KL. None takes the trainer's default.
+            "margin_mse", "mse", ...; see ``docs/choosing_a_loss.md``), or "paper" for plain InfoNCE or plain KL. None
+            takes the trainer's default.
+        loss_options: Options of that loss, such as ``{"k": 10}`` of "lambdarank"; on a command line as JSON. None takes
+            the loss's own.
         temperature: Divides the student's scores in the loss.
         teacher_temperature: Divides the teacher's scores in the loss.
         label_weight: Distilling: how much the labels count, from 0 to 1; the teacher counts the rest.
+        label_loss: Distilling with a ``label_weight``: name of the loss of the labels; None takes "infonce".
+        label_loss_options: Options of that loss, as ``loss_options``.
         passages_per_query: K, how many passages of each query train in a step; at least 2.
         negatives: Which negatives: "random", "top" (of the list), or the share taken from the top as a number, the
             others drawn: 0.5 takes half from the top.
@@ -61,9 +66,12 @@ class RerankTrainingArguments(TrainingArguments):
     """
 
     objective: str | None = field(default=None, metadata={"help": "Name of the loss that is minimised, or 'paper'."})
+    loss_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "Options of that loss."})
     temperature: float = field(default=1.0, metadata={"help": "Divides the student's scores in the loss."})
     teacher_temperature: float = field(default=1.0, metadata={"help": "Divides the teacher's scores in the loss."})
     label_weight: float = field(default=0.0, metadata={"help": "Distilling: weight of the labels, from 0 to 1."})
+    label_loss: str | None = field(default=None, metadata={"help": "Distilling: name of the loss of the labels."})
+    label_loss_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "Options of that loss."})
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
     negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
@@ -98,7 +106,12 @@ class RerankTrainingArguments(TrainingArguments):
         default="final", metadata={"help": "'final', 'every_save' or 'never': reload what is saved, compare scores."}
     )
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "loss_options",
+        "label_loss_options",
+        "model_init_kwargs",
+    ]
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -88,6 +88,11 @@ class RerankTrainer(GroupHooks):
         warn_of_emulation(args)
         if objective is not None and args.objective is not None:
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
+        if objective is not None and args.loss_options is not None:
+            raise ValueError(
+                f"loss_options={args.loss_options!r} are of an objective that is named, and this one is an object. Give "
+                "them to its loss: with_options(loss_fn, ...)."
+            )
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
         self.reranker = as_reranker(model, args, processing_class)
         objective = objective or self.named_objective(args)
@@ -149,6 +154,8 @@ class RerankTrainer(GroupHooks):
     def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:
         """The objective that a name in a :class:`TrainSource` stands for: the same as in ``args.objective``."""
         args = copy.copy(args)
+        if name != args.objective:
+            args.loss_options = None  # those of another loss
         args.objective = name
         return self.named_objective(args)
 
