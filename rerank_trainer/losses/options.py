@@ -53,6 +53,8 @@ def with_options(loss_fn: LossFn, **options: Any) -> LossFn:
     >>> with_options(lambdarank, k=10, weighting="ndcg_loss2")
     lambdarank(k=10, weighting='ndcg_loss2')
     """
+    if isinstance(loss_fn, LossWithOptions):
+        return with_options(loss_fn.loss_fn, **{**loss_fn.options, **options})
     own = [name for name in inspect.signature(loss_fn).parameters if name not in _NOT_OPTIONS]
     unknown = sorted(set(options) - set(own))
     if unknown:

@@ -90,8 +90,8 @@ class RerankTrainer(GroupHooks):
             raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
         if objective is not None and args.loss_options is not None:
             raise ValueError(
-                f"loss_options={args.loss_options!r} are of an objective that is named, and this one is an object. Give "
-                "them to its loss: with_options(loss_fn, ...)."
+                f"loss_options={args.loss_options!r} go with an objective that is named, and this one is an object. "
+                "Give them to its loss: with_options(loss_fn, ...)."
             )
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
         self.reranker = as_reranker(model, args, processing_class)

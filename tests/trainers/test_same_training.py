@@ -43,7 +43,7 @@ CASES = {
 }
 
 # Each way to run: the kind of model and the engine's arguments. Losses see scores alone, so all of them run one way on
-# each kind of model, and one of them runs every way.
+# an encoder, one of each kind on a decoder, and one of them every way.
 ENGINES = {
     "encoder": ("bert", {"recompute_activations": False}),
     "encoder, recomputed": ("bert", {"recompute_activations": True}),
@@ -51,8 +51,9 @@ ENGINES = {
     "decoder, shared": ("qwen3", {"share_prefix": True, "recompute_activations": False}),
     "decoder, shared, recomputed": ("qwen3", {"share_prefix": True, "recompute_activations": True}),
 }
-FOR_ALL_LOSSES = ("encoder", "decoder, shared")
-RUNS = [(engine, case) for engine in ENGINES for case in CASES if case == "both" or engine in FOR_ALL_LOSSES]
+OF_EACH_KIND = ("labels bce", "labels ranknet", "labels lambdarank", "teacher kl", "teacher positive_margin_mse")
+CASES_OF = {"encoder": list(CASES), "decoder, shared": [*OF_EACH_KIND, "both"]}
+RUNS = [(engine, case) for engine in ENGINES for case in CASES_OF.get(engine, ["both"])]
 
 
 def ragged_groups():
@@ -82,8 +83,11 @@ def plain_loss(scores, groups, parts):
         values = []
         for own, group in zip(of_groups, groups, strict=True):
             targets, mask = torch.tensor([group[column]]), torch.ones(1, len(own), dtype=torch.bool)
+            teacher = {}
+            if LOSSES[name].takes_teacher_scores:
+                targets, teacher = torch.tensor([group["labels"]]), {"teacher_scores": targets}
             if LOSSES[name].counts(targets, mask):
-                values.append(LOSSES[name](own[None], targets, mask=mask))
+                values.append(LOSSES[name](own[None], targets, mask=mask, **teacher))
         loss = loss + weight * torch.cat(values).mean()
     return loss
 
