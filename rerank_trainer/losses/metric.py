@@ -109,11 +109,11 @@ def lambdarank(
     return weighted_mean(_pair_weights(weighting, own_gains, places, mu) * losses, pairs)
 
 
-def _pair_weights(weighting: str, gains: Tensor, places: Tensor, mu: float) -> Tensor:
+def _pair_weights(weighting: str, own_gains: Tensor, places: Tensor, mu: float) -> Tensor:
     """What each pair means for NDCG, ``(batch_size, group_size, group_size)``."""
     inverse_discounts = 1.0 / torch.log2(1.0 + places)
     if weighting == "ndcg_loss1":
-        return (gains * inverse_discounts).unsqueeze(-1).expand(*gains.shape, gains.shape[-1])
+        return (own_gains * inverse_discounts).unsqueeze(-1).expand(*own_gains.shape, own_gains.shape[-1])
     by_rank = pairwise_differences(inverse_discounts).abs()
     # Passages that share their places would be 0 apart, where no discount is defined; they are neighbours.
     apart = pairwise_differences(places).abs().clamp(min=1.0)
@@ -123,7 +123,7 @@ def _pair_weights(weighting: str, gains: Tensor, places: Tensor, mu: float) -> T
         "ndcg_loss2": by_distance,
         "ndcg_loss2++": by_rank + mu * by_distance,
     }
-    return weights[weighting] * pairwise_differences(gains).abs()
+    return weights[weighting] * pairwise_differences(own_gains).abs()
 
 
 @defined_where(has_positive_to_prefer, max_label=MAX_GRADE)
@@ -153,7 +153,7 @@ def approx_ndcg(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature:
     >>> import torch
     >>> scores, labels = torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 0.0]])
     >>> approx_ndcg(scores, labels, mask=torch.tensor([[True, True]]))  # 1 - 1 / log2(2 + sigmoid(2))
-    tensor([0.3442])
+    tensor([0.3449])
     """
     own_gains = gains(labels)
     dcg = (weights * own_gains / torch.log2(1.0 + soft_ranks(scores / temperature, weights))).sum(dim=-1)

@@ -74,7 +74,7 @@ CASES = {
         undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
     ),
     "approx_mrr": Case(
-        labels=BINARY,
+        labels=[[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]],
         value_labels=[2.0, 3.0, 0.0],  # the first is the best positive; the other one does not stand before it
         value=1 - 1 / soft_rank(2, 3),
         defined=[[1.0, 0.0], [2.0, 1.0, 0.0], [1e-40, 0.0]],
@@ -596,13 +596,11 @@ def test_temperature_that_is_not_positive_and_finite_is_refused(name, temperatur
 )
 @each_loss
 def test_shapes_that_would_broadcast_are_refused(name, scores, labels, mask):
-    found = f"got scores {scores}, labels {labels}, mask {mask}"
-
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared below
         LOSS_FNS[name](torch.zeros(scores), torch.zeros(labels), mask=torch.ones(mask, dtype=torch.bool))
 
     assert "must have one shape (batch_size, group_size)" in str(error.value)
-    assert found in str(error.value)
+    assert all(found in str(error.value) for found in (f"got scores {scores}, labels {labels}, ", f", mask {mask}. "))
 
 
 @each_loss

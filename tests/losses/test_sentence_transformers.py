@@ -109,15 +109,13 @@ def test_a_group_has_the_value_and_the_gradient_of_sentence_transformers(
         expected, expected_gradient = theirs(loss_class, group, own_labels, **their_options)
         torch.testing.assert_close(values[0], expected)
         torch.testing.assert_close(gradient, expected_gradient)
-        assert expected > 0.01
+        assert expected > 0
 
 
 def test_a_group_has_the_margins_of_sentence_transformers_behind_its_labelled_positive():
     scores, teacher = [2.0, 0.3, -1.2, 0.7], [1.0, -3.5, 8.25, 0.5]  # the teacher prefers a negative
     given = torch.tensor(scores, requires_grad=True)
-    theirs = losses.MarginMSELoss(GivenScores(given))(
-        [["q"], ["0"], ["1"], ["2"], ["3"]], [torch.tensor([score]) for score in teacher]
-    )
+    theirs = losses.MarginMSELoss(GivenScores(given))([["q"], ["0"], ["1"], ["2"], ["3"]], [torch.tensor(teacher)])
     (expected_gradient,) = torch.autograd.grad(theirs, given)
 
     def loss_fn(scores, labels, **arguments):
