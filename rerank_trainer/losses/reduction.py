@@ -23,15 +23,12 @@ class LossFn(Protocol):
     """A loss of ``rerank_trainer``: call it, or ask it which groups it is defined on.
 
     Attributes:
-        counts: ``counts(labels, mask) -> (batch_size,)`` bool, True where a group defines the loss. It needs no
-            scores, so the groups of an optimizer step can be counted before the forward.
         max_label: The largest label that the loss accepts, None for no bound. Losses read no values (that would stall
             an accelerator), so whoever loads the data compares.
         takes_teacher_scores: Whether the loss takes labels and, as the keyword ``teacher_scores``, a teacher's scores.
     """
 
     __name__: str
-    counts: CountsFn
     max_label: float | None
     takes_teacher_scores: bool
 
@@ -46,6 +43,13 @@ class LossFn(Protocol):
         **options: Any,
     ) -> Tensor:
         """Return one value a group, ``(batch_size,)``; the options are those of the formula."""
+        ...
+
+    def counts(self, labels: Tensor, mask: Tensor) -> Tensor:
+        """Return which groups define the loss, ``(batch_size,)`` bool.
+
+        It needs no scores, so the groups of an optimizer step can be counted before the forward.
+        """
         ...
 
 

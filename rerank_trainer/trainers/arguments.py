@@ -73,12 +73,15 @@ class RerankTrainingArguments(TrainingArguments):
     label_loss: str | None = field(default=None, metadata={"help": "Distilling: name of the loss of the labels."})
     label_loss_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "Options of that loss."})
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
-    negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
+    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
+    negatives: float | str | None = field(
+        default="random", metadata={"help": "'random', 'top', or the share from the top."}
+    )
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
     balance_processes: bool = field(default=True, metadata={"help": "Deal the groups of a step by their tokens."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
-    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
+    # None as above
     max_tokens_per_micro_batch: int | str | None = field(default="auto", metadata={"help": "Tokens, or 'auto'."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
@@ -130,6 +133,9 @@ class RerankTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
+        for name in ("loss_options", "label_loss_options"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f'{name}={getattr(self, name)!r}: expected a mapping, as JSON such as {{"k": 10}}')
         self.max_tokens_per_micro_batch = checked_max_tokens(self.max_tokens_per_micro_batch)
         _refuse_tokens(self.model_init_kwargs)
         if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
@@ -142,8 +148,9 @@ class RerankTrainingArguments(TrainingArguments):
     @property
     def top_share(self) -> float:
         """Share of the negatives that are taken from the top of the list, from 0 to 1."""
+        given = "" if self.negatives is None else self.negatives
         try:
-            share = NEGATIVES[self.negatives] if self.negatives in NEGATIVES else float(self.negatives)
+            share = NEGATIVES[given] if given in NEGATIVES else float(given)
         except ValueError:
             share = -1.0
         if not 0 <= share <= 1:

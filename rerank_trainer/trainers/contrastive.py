@@ -31,6 +31,7 @@ class ContrastiveRerankTrainer(RerankTrainer):
         for name, unused in needs_teacher.items():
             if getattr(args, name) != unused:
                 raise ValueError(f"{name}={getattr(args, name)} needs a teacher; use DistillRerankTrainer")
+        assert not isinstance(args.loss_options, str)  # the arguments refuse it
         return contrastive_objective(
             args.objective or "infonce", temperature=args.temperature, loss_options=args.loss_options
         )

@@ -83,6 +83,8 @@ class DistillRerankTrainer(RerankTrainer):
                 raise ValueError(
                     f"{name}={getattr(args, name)!r} would do nothing at label_weight=0; give a label_weight"
                 )
+        assert not isinstance(args.loss_options, str)  # the arguments refuse it
+        assert not isinstance(args.label_loss_options, str)
         return distillation_objective(
             args.objective or "kl",
             temperature=args.temperature,

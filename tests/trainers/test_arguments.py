@@ -17,6 +17,8 @@ from rerank_trainer.trainers.arguments import RerankTrainingArguments
         ({"label_weight": 1.01}, "label_weight=1.01"),
         ({"negatives": "hard"}, "negatives='hard': expected 'random', 'top'"),
         ({"negatives": 1.5}, "negatives=1.5"),
+        ({"negatives": None}, "negatives=None: expected 'random', 'top'"),
+        ({"loss_options": "k=10"}, "loss_options='k=10': expected a mapping, as JSON"),
         ({"verify_checkpoints": "always"}, "verify_checkpoints='always': expected one of"),
         ({"eval_metrics": ["ndcg@10", "ndgc@5"]}, "metric 'ndgc@5' is not known"),
     ],
