@@ -173,7 +173,7 @@ def _place_weights(labels: Tensor, weights: Tensor) -> Tensor:
     above = pairwise_differences(labels)
     below = ((above > 0) * weights.unsqueeze(-2)).sum(dim=-1)
     level = 1.0 + ((above == 0) * pairs_of_passages(torch.ones_like(weights), weights)).sum(dim=-1)
-    size = (below + level).masked_fill(weights == 0, 0.0).amax(dim=-1, keepdim=True)
+    size = (below + level).amax(dim=-1, keepdim=True)
     # the places of a tie are below + 1, ..., below + level, from the bottom
     summed = torch.exp2(below + level - size) - torch.exp2(below - size)
     return (summed / level - torch.exp2(-size)).clamp(min=0.0)

@@ -193,9 +193,8 @@ def approx_mrr(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: 
     """
     scores = scores / temperature
     positive = weights * (labels > 0)
-    # "Not below the best" and not "equal to it": so a NaN is chosen and seen.
-    chosen = positive * ~(scores < masked_max(scores, positive > 0).unsqueeze(-1))
-    best = weighted_mean(scores, chosen)
+    # Positives that are tied for the best share its gradient.
+    best = weighted_mean(scores, positive * (scores == masked_max(scores, positive > 0).unsqueeze(-1)))
     before = (weights * (labels <= 0) * torch.sigmoid(scores - best.unsqueeze(-1))).sum(dim=-1)
     return before / (1.0 + before)
 

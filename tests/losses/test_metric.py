@@ -38,6 +38,13 @@ def test_ideal_dcg_of_a_weight_is_that_of_so_many_passages():
     assert weighted.item() == pytest.approx(dcg_score([[1.0] * 400 + [3.0] * 600], [[1.0] * 400 + [3.0] * 600]))
 
 
+def test_ideal_dcg_of_a_part_of_a_passage_is_that_part_of_its_discount():
+    values = ideal_dcg(one_group(1.0, 0.0), torch.tensor([[0.75, 1.0]]))
+
+    assert values.item() == 0.75
+    assert ideal_dcg(one_group(1.0, 0.0), torch.tensor([[1.75, 1.0]])).item() == pytest.approx(1 + 0.75 / math.log2(3))
+
+
 def test_ideal_dcg_beyond_a_thousand_relevant_passages_goes_on_with_the_last_discount():
     thousand, more = (ideal_dcg(one_group(1.0, 0.0), one_group(weight, 1.0)) for weight in (1024.0, 3024.0))
 
@@ -141,13 +148,19 @@ def test_lambdarank_is_its_definition(weighting, k):
 
 
 def test_lambdarank_of_equal_scores_places_the_less_relevant_first():
-    scores = one_group(1.0, 1.0).requires_grad_()
+    scores = one_group(1.0, 1.0, 0.0).requires_grad_()
 
-    values = lambdarank(scores, one_group(3.0, 0.0), mask=all_real(2), weighting="lambdarank")
+    values = lambdarank(scores, one_group(3.0, 0.0, 1.0), mask=all_real(3), weighting="lambdarank")
     values.backward()
 
-    # the swap would bring the relevant one from place 2 to place 1
-    assert values.item() == pytest.approx((1 - 1 / math.log2(3)) * math.log(2))
+    # places 2, 1, 3 and gains 7, 0, 1: first over second, first over third, third over second
+    first, second, third = 1 / math.log2(3), 1.0, 1 / 2
+    losses = [
+        (second - first) * 7 * math.log(2),
+        (first - third) * 6 * math.log(1 + math.exp(-1)),
+        (second - third) * 1 * math.log(1 + math.exp(1)),
+    ]
+    assert values.item() == pytest.approx(sum(losses) / 3 / (7 + 1 / math.log2(3)))
     assert scores.grad[0, 0] < 0 < scores.grad[0, 1]
 
 

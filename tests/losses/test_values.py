@@ -355,6 +355,11 @@ def test_pearson_is_one_minus_the_correlation():
     torch.testing.assert_close(values, torch.tensor(expected))
 
 
+@pytest.mark.parametrize("factor", [1e30, 1e-30])
+def test_pearson_squares_no_large_and_no_tiny_number(factor):
+    torch.testing.assert_close(pearson(factor * SCORES, TEACHER, mask=ALL), pearson(SCORES, TEACHER, mask=ALL))
+
+
 def test_pearson_sees_neither_place_nor_spread_of_scores_and_teacher():
     values = pearson(5.0 * SCORES - 3.0, 0.125 * TEACHER + 100.0, mask=ALL)
 
