@@ -45,8 +45,6 @@ class MixedObjective(TeacherObjective):
     tensor([[0.7500, 0.2500]])
     """
 
-    needs_labels = True
-
     def __init__(
         self,
         *,
@@ -62,6 +60,7 @@ class MixedObjective(TeacherObjective):
             consistency=consistency,
             name="mixed",
         )
+        self.needs_labels = True
         self.schedule = as_schedule(label_weight)
         for progress in (0.0, 1.0):
             if not 0 <= self.schedule.at(progress) <= 1:

@@ -135,7 +135,8 @@ class TeacherObjective(Objective):
     """A loss of the teacher's scores.
 
     Args:
-        loss_fn: A loss from :mod:`rerank_trainer.losses`; the teacher's scores take the labels' place.
+        loss_fn: A loss from :mod:`rerank_trainer.losses`; the teacher's scores take the labels' place, unless the loss
+            takes both.
         temperature: Divides the student's scores.
         teacher_temperature: Divides the teacher's scores: a number, "auto", or a
             :class:`~rerank_trainer.objectives.temperature.Temperature`.
@@ -162,6 +163,7 @@ class TeacherObjective(Objective):
         self.temperature = temperature
         self.loss_fn = partial(loss_fn, temperature=temperature)
         self._counts = loss_fn.counts
+        self.needs_labels = self._takes_labels = loss_fn.takes_teacher_scores
         if not isinstance(teacher_temperature, Temperature):
             teacher_temperature = Temperature(teacher_temperature)
         self.teacher_temperature = teacher_temperature
@@ -176,10 +178,13 @@ class TeacherObjective(Objective):
         self.part_weights = (1.0,)
 
     def counts(self, targets: Targets) -> Tensor:
-        return self._counts(self.scaled(targets), targets.mask)[None]
+        return self._counts(targets.labels if self._takes_labels else self.scaled(targets), targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
-        return self.loss_fn(scores, self.scaled(targets), mask=targets.mask, weights=targets.weights)[None]
+        given = {"mask": targets.mask, "weights": targets.weights}
+        if self._takes_labels:
+            return self.loss_fn(scores, targets.labels, teacher_scores=self.scaled(targets), **given)[None]
+        return self.loss_fn(scores, self.scaled(targets), **given)[None]
 
     def scaled(self, targets: Targets) -> Tensor:
         """The teacher's scores as the loss sees them, ``(batch_size, group_size)``."""

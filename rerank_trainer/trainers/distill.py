@@ -76,14 +76,24 @@ class DistillRerankTrainer(RerankTrainer):
         """The loss of teacher scores that ``args.objective`` names, mixed with the labels; KL when it names none.
 
         Raises:
-            ValueError: If the name is not known.
+            ValueError: If the name is not known, or a loss of labels is named that has no weight.
         """
+        for name in ("label_loss", "label_loss_options"):
+            if getattr(args, name) is not None and args.label_weight == 0 and args.objective != "gated":
+                raise ValueError(
+                    f"{name}={getattr(args, name)!r} would do nothing at label_weight=0; give a label_weight"
+                )
+        assert not isinstance(args.loss_options, str)  # the arguments refuse it
+        assert not isinstance(args.label_loss_options, str)
         assert args.teacher_temperature is not None  # the arguments refuse it
         return distillation_objective(
             args.objective or "kl",
             temperature=args.temperature,
             teacher_temperature=args.teacher_temperature,
+            loss_options=args.loss_options,
             label_weight=args.label_weight,
+            label_loss=args.label_loss or "infonce",
+            label_loss_options=args.label_loss_options,
             # how many epochs a number of steps makes is not known here
             num_epochs=1.0 if args.max_steps > 0 else args.num_train_epochs,
         )
