@@ -7,8 +7,8 @@ from torch import Tensor
 from rerank_trainer.losses.reduction import (
     check_temperature,
     defined_where,
+    has_three_unequal,
     has_two_passages,
-    has_unequal_labels,
     masked_log_softmax,
     masked_max,
     weighted_mean,
@@ -55,11 +55,6 @@ def kl(
     teacher_log_probs = masked_log_softmax(labels / teacher_temperature, weights)
     log_probs = masked_log_softmax(scores / temperature, weights)
     return weighted_mean(teacher_log_probs - log_probs, weights * teacher_log_probs.exp())
-
-
-def has_three_unequal(labels: Tensor, mask: Tensor) -> Tensor:
-    """Return ``(batch_size,)`` bool: has the group three real passages or more, and are their labels not all equal?"""
-    return (mask.sum(dim=-1) >= 3) & has_unequal_labels(labels, mask)
 
 
 @defined_where(has_three_unequal)

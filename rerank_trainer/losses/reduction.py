@@ -179,6 +179,11 @@ def has_unequal_labels(labels: Tensor, mask: Tensor) -> Tensor:
     return masked_max(labels, mask) > -masked_max(-labels, mask)
 
 
+def has_three_unequal(labels: Tensor, mask: Tensor) -> Tensor:
+    """Return ``(batch_size,)`` bool: has the group three real passages or more, and are their labels not all equal?"""
+    return (mask.sum(dim=-1) >= 3) & has_unequal_labels(labels, mask)
+
+
 def has_positive_to_prefer(labels: Tensor, mask: Tensor) -> Tensor:
     """Return ``(batch_size,)`` bool: is a label positive, and are the labels of the real passages not all equal?"""
     return (labels > 0).any(dim=-1) & has_unequal_labels(labels, mask)

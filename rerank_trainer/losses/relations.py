@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from rerank_trainer.losses.reduction import (
     defined_where,
-    has_unequal_labels,
+    has_three_unequal,
     pairs_of_passages,
     pairwise_differences,
     weighted_mean,
@@ -16,12 +16,7 @@ from rerank_trainer.losses.reduction import (
 LEAST_UNIT = 0.1  # scores closer than this lie together: a unit of 0 would make the gradient infinite
 
 
-def has_proportions(labels: Tensor, mask: Tensor) -> Tensor:
-    """Return ``(batch_size,)`` bool: are there three real passages or more, not all labelled alike?"""
-    return has_unequal_labels(labels, mask) & (mask.sum(dim=-1) >= 3)
-
-
-@defined_where(has_proportions)
+@defined_where(has_three_unequal)
 def relations(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float = 1.0) -> Tensor:
     r"""Mean Huber loss between the score differences of all pairs, each side in units of its own mean difference.
 
