@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput
 
 from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.collator import LABEL_PADDING
-from rerank_trainer.data.sampling import EpochSampler, TrainGroups
+from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
-from rerank_trainer.models.checkpoint import write_loader_files
+from rerank_trainer.models.chains import load_module_weights
+from rerank_trainer.models.checkpoint import copy_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
 from rerank_trainer.objectives.objective import Objective, Targets
+from rerank_trainer.trainers.epochs import EpochCallback
 from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.metrics import GroupMetrics
@@ -38,18 +40,6 @@ if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the sampler its epoch, also with several processes and after a resume in the middle of one."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.sampler.set_epoch(int(state.epoch or 0))
 
 
 class GroupHooks(Trainer):
@@ -327,16 +317,27 @@ class GroupHooks(Trainer):
         if not self.args.should_save:
             return
         folder = output_dir or self.args.output_dir
-        write_loader_files(folder, max_length=self.reranker.max_length)
+        self.reranker.write_loader_files(folder)
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if is_final or self.args.verify_checkpoints == "every_save":
             verify_folder(self, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As in Transformers, which reads the backbone of a chain: its modules stand in folders of their own."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self.is_fsdp_enabled:  # there one file holds all
+            load_module_weights(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
+            load_module_weights(self.model, self.state.best_model_checkpoint)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
         if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
             hide_token(self.args)
-            write_loader_files(self.args.output_dir, max_length=self.reranker.max_length)
+            copy_loader_files(checkpoint_folder, self.args.output_dir)
             if self.args.verify_checkpoints != "every_save":  # there it is verified already
                 verify_folder(self, checkpoint_folder)
         super()._push_from_checkpoint(checkpoint_folder)
