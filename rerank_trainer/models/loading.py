@@ -61,7 +61,9 @@ def load_model(
     has_head = stored is not None or any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
     with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
         if is_chain:
-            kind = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel  # the encoder alone
+            # AutoModel would make up a decoder for the encoder of a T5
+            is_encoder = any(a.endswith("EncoderModel") for a in config.architectures or ())
+            kind = AutoModelForTextEncoding if is_encoder else AutoModel
             model, report = kind.from_pretrained(name, output_loading_info=True, **options)
         else:
             model, report = _load_classifier(name, config, has_head=has_head, **options)
