@@ -68,12 +68,7 @@ class ChainedBackbone:
         """As in Transformers; each module has a folder beside the backbone's files."""
         if is_main_process:  # first: Transformers may upload the folder, and takes weights out of the dictionary
             weights = self.state_dict() if state_dict is None else state_dict  # type: ignore[attr-defined]
-            for name, module, folder in _modules(self):
-                (Path(save_directory) / folder).mkdir(parents=True, exist_ok=True)
-                module.save_config(str(Path(save_directory, folder)))
-                own = {key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)}
-                if own:
-                    save_file(own, Path(save_directory, folder, _WEIGHTS), metadata={"format": "pt"})
+            _save_modules(self, save_directory, weights)
         super().save_pretrained(  # type: ignore[misc]
             save_directory, is_main_process=is_main_process, state_dict=state_dict, **options
         )
@@ -180,6 +175,16 @@ def load_module_weights(model: nn.Module, folder: str | Path) -> None:
                 load_model(module, Path(folder, path, _WEIGHTS))
 
 
+def save_adapted_modules(model: nn.Module, folder: str | Path) -> None:
+    """Write the modules of a chain that PEFT wraps, which saves its adapter alone; nothing happens to other models."""
+    if is_chain(model) and not isinstance(model, ChainedBackbone):
+        chain = model.get_base_model()
+        # a layer that the adapter brings along stands in a wrapper, beside the original
+        adapted = f".modules_to_save.{model.active_adapter}"
+        weights = {name.replace(adapted, ""): value for name, value in chain.state_dict().items()}
+        _save_modules(chain, folder, {name: weights[name] for name in weights if ".original_module." not in name})
+
+
 def loader_files(model: nn.Module) -> dict[str, Any]:
     """What :func:`write_loader_files` must be told of a chain; empty for any other model."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -194,6 +199,16 @@ def loader_files(model: nn.Module) -> dict[str, Any]:
         "modules": [(path, type(module)) for _, module, path in _modules(model)],
         "in_float32": model.float32_layers,
     }
+
+
+def _save_modules(model: ChainedBackbone, folder: str | Path, weights: Mapping[str, Tensor]) -> None:
+    """Write each module's settings and its part of the model's weights."""
+    for name, module, path in _modules(model):
+        Path(folder, path).mkdir(parents=True, exist_ok=True)
+        module.save_config(str(Path(folder, path)))
+        own = {key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)}
+        if own:
+            save_file(own, Path(folder, path, _WEIGHTS), metadata={"format": "pt"})
 
 
 def _modules(model: ChainedBackbone) -> Iterator[tuple[str, Any, str]]:

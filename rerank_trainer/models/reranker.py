@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import PairTemplate, Row
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
-from rerank_trainer.models.chains import loader_files
+from rerank_trainer.models.chains import loader_files, save_adapted_modules
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
 from rerank_trainer.models.heads import Head, LogitHead, counted
 from rerank_trainer.models.loading import (
@@ -272,6 +272,7 @@ class Reranker:
 
     def write_loader_files(self, folder: str | Path) -> None:
         """Write what sentence-transformers reads beside the model's and the tokenizer's files in a folder."""
+        save_adapted_modules(self.model, folder)
         write_loader_files(folder, max_length=self.max_length, **loader_files(self.model))
 
     def _scorer(self, *run_with: Any, max_tokens: int | str, on_forward: Callable[[int], None]) -> RowScorer:
