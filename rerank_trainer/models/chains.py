@@ -10,7 +10,6 @@ sentence-transformers has it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +216,6 @@ def _modules(model: ChainedBackbone) -> Iterator[tuple[str, Any, str]]:
         yield f"{_CHAIN}.{number}.", module, f"{number + 1}_{type(module).__name__}"
 
 
-@lru_cache
 def _chained(backbone: type[PreTrainedModel]) -> type[PreTrainedModel]:
     # under the same name, which goes into config.json: AutoModel opens the backbone's files
     return type(backbone.__name__, (ChainedBackbone, backbone), {"__module__": backbone.__module__})

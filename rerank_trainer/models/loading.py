@@ -72,8 +72,7 @@ def load_model(
     fresh = set(report["missing_keys"]) & {name for name, _ in model.named_parameters()}
     if stored is not None:
         modules = stored_modules(name, stored, hub=hub, allow_pickle=allow_pickle)
-        of_stored = {"output": stored.output, "feature": stored.feature, "in_float32": stored.in_float32}
-        end_in_score(model, modules, **of_stored)
+        end_in_score(model, modules, output=stored.output, feature=stored.feature, in_float32=stored.in_float32)
     elif is_chain:
         end_in_score(model)
         fresh |= {f"chain.{name}" for name, _ in model.chain.named_parameters()}

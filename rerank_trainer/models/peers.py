@@ -43,8 +43,8 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
         hub: What finds its files on the Hub: revision, token...
 
     Raises:
-        ValueError: If the score is made by modules that do not load here (Tevatron's head file, some chains of
-            sentence-transformers), or the texts are changed before they are encoded (chat template, prompt).
+        ValueError: If the score is made by a file that is not read (Tevatron's head), or the texts are changed before
+            they are encoded (chat template, prompt).
     """
     if _read(name, "reranker_config.json", hub) is not None:
         raise ValueError(
@@ -55,7 +55,6 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
     settings = _cross_encoder_settings(name, hub)
     if settings is None or _read(name, MODULES, hub) is None:
         return
-    stored_chain(name, hub)
     transformer = _read(name, TRANSFORMER_SETTINGS, hub) or {}
     changes = {
         "default_prompt_name": settings.get("default_prompt_name"),
@@ -90,6 +89,7 @@ def stored_chain(name: str, hub: dict[str, Any]) -> StoredChain | None:
         and text["method"] == "forward"
         and isinstance(text["method_output_name"], str)
         and kinds[0] == "Transformer"
+        and modules[0]["path"] == ""
         and all(kind in _CHAIN_MODULES for kind in kinds[1:])
         and all(module["type"].startswith("sentence_transformers.") for module in modules)
         and all(".." not in module["path"] and not module["path"].startswith("/") for module in modules)
