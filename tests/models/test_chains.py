@@ -73,6 +73,18 @@ def test_padding_changes_no_score_of_a_recurrent_backbone(recurrent):
     torch.testing.assert_close(reranker.predict(PAIRS), alone, atol=1e-5, rtol=0)
 
 
+def test_its_scores_and_their_gradient_are_float32_under_autocast(recurrent):
+    reranker, _ = recurrent
+    batch = reranker.tokenizer(*map(list, zip(*SHORT, strict=True)), padding=True, return_tensors="pt")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = reranker.model(**batch).logits[:, 0]
+    (gradient,) = torch.autograd.grad(scores.square().sum(), [reranker.model.get_input_embeddings().weight])
+
+    assert scores.dtype == gradient.dtype == torch.float32 and gradient.isfinite().all()
+    assert not torch.equal(scores.bfloat16().float(), scores)
+    torch.testing.assert_close(scores, reranker.predict(SHORT), atol=0.1, rtol=0.05)
+
+
 @pytest.mark.parametrize("recurrent", ["recurrent_gemma"], indirect=True)
 def test_padding_at_the_left_would_change_scores_so_the_folder_says_the_right(recurrent):
     reranker, folder = recurrent

@@ -9,13 +9,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
+from torch.distributed.tensor import DTensor
 
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from tests.tiny_models import PAIRS, RECURRENT, tiny_language_model
+from tests.trainers import runs
 from tests.trainers.conftest import word_groups
-from tests.trainers.runs import furthest, uneven_groups
+from tests.trainers.launch import launch
+from tests.trainers.runs import QUIET, SGD, furthest, uneven_groups
 
 SHORT = PAIRS[:6]
 HEAD = "chain.1.linear.weight"
@@ -96,6 +100,32 @@ def test_the_best_model_has_the_head_of_its_checkpoint(make_args, tmp_path, back
     assert trainer.state.best_global_step == 2
     assert not torch.equal(heads[0]["linear.weight"], heads[1]["linear.weight"])
     assert torch.equal(reranker.model.state_dict()[HEAD], heads[0]["linear.weight"])
+
+
+def train_three_steps(folder: Path, *, backbone: Path, batch_size: int, shard: bool) -> None:
+    args = RerankTrainingArguments(
+        str(folder / "out"),
+        **{**QUIET, **SGD, "save_strategy": "steps", "save_steps": 3, "max_steps": 3},
+        per_device_train_batch_size=batch_size,
+        max_tokens_per_micro_batch=48,
+        fsdp=shard,
+    )
+    if shard:
+        runs._pretend_gpus()
+    trainer = ContrastiveRerankTrainer(reranker_of(backbone), args, train_dataset=uneven_groups(24))
+    trainer.train()
+    assert any(isinstance(parameter, DTensor) for parameter in trainer.model.parameters()) == shard
+
+
+@pytest.mark.slow
+def test_a_chain_whose_weights_are_sharded_is_trained_and_saved_as_a_whole_one(tmp_path, backbones):
+    train_three_steps(tmp_path / "one", backbone=backbones / "mamba2", batch_size=4, shard=False)
+    options = {"backbone": backbones / "mamba2", "batch_size": 2, "shard": True}
+    launch(train_three_steps, tmp_path / "two", num_processes=2, **options)
+
+    one, two = (Reranker.from_pretrained(tmp_path / name / "out" / "checkpoint-3") for name in ("one", "two"))
+    assert furthest(one.model.state_dict(), two.model.state_dict()) < 1e-6
+    assert furthest(one.model.state_dict(), reranker_of(backbones / "mamba2").model.state_dict()) > 1e-3
 
 
 def test_layers_recomputed_in_the_backward_give_the_same_training(make_args, backbones):
