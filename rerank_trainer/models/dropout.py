@@ -6,7 +6,6 @@ There drawing is serial on most processors: it took 19 % of a bfloat16 training 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,19 +13,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from rerank_trainer.models.recompute import recomputes_layers
+
 _LEVELS = 2**16  # an element is dropped by 16 random bits, so the rate is a multiple of 1 / 65536
 
 
-def quick_dropout_in(module: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
-    """In which dropout on the CPU runs by :func:`quick_dropout`; nothing where the module has none, or elsewhere.
+def with_quick_dropout(forward: Callable[..., Any], module: nn.Module | None) -> Callable[..., Any]:
+    """The forward, whose dropout on the CPU runs by :func:`quick_dropout`; the forward itself where nothing drops.
 
-    Forward and backward both belong inside: what is recomputed in the backward must draw as it did in the forward.
+    So too under Transformers' layer checkpointing: layers that run again in the backward would draw otherwise there.
 
     Args:
-        module: The model.
-        device: Where it runs.
+        forward: A forward of the module.
+        module: The model; None changes nothing.
     """
-    return _QuickDropout() if device.type == "cpu" and drops(module) else nullcontext()
+    if module is None or not (module.training and drops(module)) or recomputes_layers(module):
+        return forward
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with _QuickDropout():  # around each run, for one that is recomputed runs in the backward
+            return forward(*args, **kwargs)
+
+    run.__wrapped__ = forward  # type: ignore[attr-defined]
+    return run
 
 
 def drops(module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rerank_trainer.models.memory import free_bytes, give_back_freed_memory, with_peak_bytes, with_saved_bytes
@@ -124,3 +124,8 @@ class Recomputation:
             )
         if self.budget is not None and (self.active or not backward):
             self.budget.fit(num_tokens, device, bytes_per_token=bytes_per_token, free=free)
+
+
+def recomputes_layers(module: nn.Module) -> bool:
+    """Whether Transformers' layer checkpointing is on: layers run again in the backward, outside of any forward."""
+    return module.training and any(getattr(layer, "gradient_checkpointing", False) for layer in module.modules())

@@ -22,7 +22,6 @@ from rerank_trainer.data.sampling import EpochSampler, TrainGroups
 from rerank_trainer.data.truncation import Truncation
 from rerank_trainer.models.chains import load_module_weights
 from rerank_trainer.models.checkpoint import copy_loader_files
-from rerank_trainer.models.dropout import quick_dropout_in
 from rerank_trainer.objectives.objective import Targets
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.learning_rates import split_off_head
@@ -99,8 +98,7 @@ class GroupHooks(EvaluationHooks):
     ) -> Tensor:
         """As in Transformers; where memory runs out, the step begins anew with smaller micro-batches."""
         step = partial(super().training_step, model, inputs, num_items_in_batch)
-        with quick_dropout_in(self.model, self.args.device):
-            return self._replay.run(step, inputs["student"])
+        return self._replay.run(step, inputs["student"])
 
     def compute_loss(
         self,

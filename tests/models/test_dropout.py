@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from rerank_trainer.models import dropout
-from rerank_trainer.models.dropout import drops, quick_dropout, quick_dropout_in
+from rerank_trainer.models.dropout import drops, quick_dropout, with_quick_dropout
 from tests.tiny_models import tiny_model
 
 
@@ -56,31 +53,33 @@ def test_layers_and_functions_drop_by_it_and_by_the_state_of_torchs_random_numbe
     rates = []
     monkeypatch.setattr(dropout, "quick_dropout", lambda states, p: rates.append(p) or quick_dropout(states, p))
     module = Dropping(0.25).train()
-    with quick_dropout_in(module, torch.device("cpu")):
-        torch.manual_seed(1)
-        first = module(torch.ones(50))
-        torch.manual_seed(1)
-        assert torch.equal(module(torch.ones(50)), first)
-        module.eval()(torch.ones(50))
+    forward = with_quick_dropout(module.forward, module)
+    torch.manual_seed(1)
+    first = forward(torch.ones(50))
+    torch.manual_seed(1)
 
+    assert torch.equal(forward(torch.ones(50)), first)
     assert rates == [0.25] * 4
-    module.train()(torch.ones(50))
-    assert rates == [0.25] * 4  # outside, torch's own runs
+    module(torch.ones(50))
+    assert rates == [0.25] * 4  # outside the forward given, torch's own runs
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_what_is_recomputed_in_the_backward_draws_as_it_did(reentrant):
-    module, states = Dropping(0.5).train(), torch.ones(200, requires_grad=True)
-    with quick_dropout_in(module, torch.device("cpu")):
-        dropped = checkpoint(module, states, use_reentrant=reentrant)
-        dropped.sum().backward()
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [(Dropping(0.1).train(), False), (Dropping(0.1).eval(), True), (Dropping(0.0).train(), True), (None, True)],
+    ids=["training", "evaluating", "rate 0", "no module"],
+)
+def test_a_forward_without_dropout_stays_as_it_is(module, expected):
+    forward = Dropping(0.1).forward
 
-    assert torch.equal(states.grad, dropped.detach())  # 0 or the scale, as the ones became
+    assert (with_quick_dropout(forward, module) is forward) is expected
 
 
-@pytest.mark.parametrize(("rate", "device"), [(0.0, "cpu"), (0.1, "cuda")])
-def test_without_a_rate_or_elsewhere_nothing_is_taken_over(rate, device):
-    assert isinstance(quick_dropout_in(Dropping(rate), torch.device(device)), nullcontext)
+def test_layers_that_run_again_in_the_backward_keep_torchs_dropout():
+    module = Dropping(0.1).train()
+    module.layer.gradient_checkpointing = True
+
+    assert with_quick_dropout(module.forward, module) == module.forward
 
 
 def test_a_rate_in_the_configuration_alone_counts():
