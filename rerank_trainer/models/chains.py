@@ -75,7 +75,13 @@ class ChainedBackbone:
 
 def is_chain(model: nn.Module) -> bool:
     """Whether modules make the model's score, also where PEFT wraps it."""
-    return isinstance(model.get_base_model() if hasattr(model, "get_base_model") else model, ChainedBackbone)
+    return _chain_of(model) is not None
+
+
+def chain_settings(model: nn.Module) -> str:
+    """All that a chain's scores depend on beside its weights, as a text; empty for any other model."""
+    chain = _chain_of(model)
+    return "" if chain is None else f"{chain.output_name} {chain.feature_name} {chain.chain}"
 
 
 def needs_chain(config: PretrainedConfig) -> bool:
@@ -176,8 +182,8 @@ def load_module_weights(model: nn.Module, folder: str | Path) -> None:
 
 def save_adapted_modules(model: nn.Module, folder: str | Path) -> None:
     """Write the modules of a chain that PEFT wraps, which saves its adapter alone; nothing happens to other models."""
-    if is_chain(model) and not isinstance(model, ChainedBackbone):
-        chain = model.get_base_model()
+    chain = _chain_of(model)
+    if chain is not None and chain is not model:
         # a layer that the adapter brings along stands in a wrapper, beside the original
         adapted = f".modules_to_save.{model.active_adapter}"
         weights = {name.replace(adapted, ""): value for name, value in chain.state_dict().items()}
@@ -186,18 +192,24 @@ def save_adapted_modules(model: nn.Module, folder: str | Path) -> None:
 
 def loader_files(model: nn.Module) -> dict[str, Any]:
     """What :func:`write_loader_files` must be told of a chain; empty for any other model."""
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if not isinstance(model, ChainedBackbone):
+    chain = _chain_of(model)
+    if chain is None:
         return {}
     return {
         "transformer": {
             "transformer_task": "feature-extraction",
-            "modality_config": {"text": {"method": "forward", "method_output_name": model.output_name}},
-            "module_output_name": model.feature_name,
+            "modality_config": {"text": {"method": "forward", "method_output_name": chain.output_name}},
+            "module_output_name": chain.feature_name,
         },
-        "modules": [(path, type(module)) for _, module, path in _modules(model)],
-        "in_float32": model.float32_layers,
+        "modules": [(path, type(module)) for _, module, path in _modules(chain)],
+        "in_float32": chain.float32_layers,
     }
+
+
+def _chain_of(model: nn.Module) -> Any:
+    """The chain that a model is, or that PEFT wraps; None for any other model."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner if isinstance(inner, ChainedBackbone) else None
 
 
 def _save_modules(model: ChainedBackbone, folder: str | Path, weights: Mapping[str, Tensor]) -> None:

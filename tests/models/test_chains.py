@@ -19,6 +19,7 @@ from rerank_trainer.models.chains import needs_chain
 from rerank_trainer.models.checkpoint import copy_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.verify import verify_checkpoint
+from rerank_trainer.teachers.teacher import RerankerTeacher
 from tests.tiny_models import PAIRS, RECURRENT, TEXTS, byte_tokenizer, tiny_language_model, tiny_model
 
 SHORT = PAIRS[:6]
@@ -241,6 +242,17 @@ def test_a_chain_on_the_encoder_of_t5_scores_as_there(tmp_path):
     scores = Reranker.from_pretrained(tmp_path / "theirs").predict(PAIRS)
     expected = scores_of_sentence_transformers(tmp_path / "theirs")
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("recurrent", ["mamba"], indirect=True)
+def test_two_teachers_of_the_same_weights_that_pool_unlike_are_not_taken_for_one(recurrent, tmp_path):
+    reranker, folder = recurrent
+    reranker.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "1_Pooling" / "config.json").read_text())
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({**config, "pooling_mode": "mean"}))
+    same, other = (RerankerTeacher(Reranker.from_pretrained(name)) for name in (folder, tmp_path))
+
+    assert same.fingerprint == RerankerTeacher(Reranker.from_pretrained(folder)).fingerprint != other.fingerprint
 
 
 @pytest.fixture
