@@ -9,14 +9,18 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from rerank_trainer.models.chains import end_in_score, needs_chain, stored_modules
 from rerank_trainer.models.heads import fold_two_logits
-from rerank_trainer.models.peers import log_activation, refuse_foreign
+from rerank_trainer.models.peers import log_activation, refuse_foreign, stored_chain
 from rerank_trainer.models.weight_files import loading_options, pickles_refused, refuse_pickled_head
 
 logger = logging.getLogger(__name__)
@@ -33,14 +37,14 @@ def load_model(
     allow_pickle: bool = False,
     **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A sequence classification model with one logit, and the names of its freshly initialised parameters.
+    """A model that gives one logit a row, and the names of its freshly initialised parameters.
 
     Args:
         name: Hub id or folder.
         keep_layers: Keep only these layers of the backbone: a count from the first, or their numbers.
         trust_remote_code: Whether code from the checkpoint may run.
         allow_pickle: Whether pickled weights may be read; with ``weights_only=True``.
-        **model_kwargs: Passed on to ``AutoModelForSequenceClassification.from_pretrained`` (dtype, revision, token...).
+        **model_kwargs: Passed on to ``from_pretrained`` of Transformers (dtype, revision, token...).
 
     Raises:
         ValueError: If the checkpoint classifies into more than two labels, another library scores it otherwise than as
@@ -51,32 +55,54 @@ def load_model(
     hub: dict[str, Any] = {key: model_kwargs[key] for key in shared if key in model_kwargs}
     refuse_foreign(name, hub)
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
-    has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
-    num_labels = config.num_labels if has_head else 1
-    if num_labels > 2:
-        raise ValueError(
-            f"{name} classifies into {num_labels} labels {list(config.id2label.values())}; a reranker has one logit, "
-            "or two (not relevant, relevant). Choose a reranker, or the backbone under this model."
-        )
-    options = loading_options(model_kwargs, allow_pickle=allow_pickle)
+    options = {**loading_options(model_kwargs, allow_pickle=allow_pickle), "trust_remote_code": trust_remote_code}
+    stored = stored_chain(name, hub)
+    is_chain = stored is not None or needs_chain(config)
+    has_head = stored is not None or any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
     with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **options
-        )
-    if num_labels == 2:
-        labels = list(config.id2label.values())
-        fold_two_logits(model)
-        logger.info("%s has two logits %s: the score is the second minus the first", name, labels)
+        if is_chain:
+            # AutoModel would make up a decoder for the encoder of a T5
+            is_encoder = any(a.endswith("EncoderModel") for a in config.architectures or ())
+            kind = AutoModelForTextEncoding if is_encoder else AutoModel
+            model, report = kind.from_pretrained(name, output_loading_info=True, **options)
+        else:
+            model, report = _load_classifier(name, config, has_head=has_head, **options)
     if keep_layers is not None:
         keep_backbone_layers(model, keep_layers)
-    fresh = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    fresh = set(report["missing_keys"]) & {name for name, _ in model.named_parameters()}
+    if stored is not None:
+        modules = stored_modules(name, stored, hub=hub, allow_pickle=allow_pickle)
+        end_in_score(model, modules, output=stored.output, feature=stored.feature, in_float32=stored.in_float32)
+    elif is_chain:
+        end_in_score(model)
+        fresh |= {f"chain.{name}" for name, _ in model.chain.named_parameters()}
     if fresh:
         refuse_pickled_head(name, hub=hub)
-        logger.info("%s has no trained score head: freshly initialised %s", name, fresh)
+        logger.info("%s has no trained score head: freshly initialised %s", name, sorted(fresh))
     if has_head:
         log_activation(name, config, hub)
     model.config.problem_type = None
-    return model, fresh
+    return model, sorted(fresh)
+
+
+def _load_classifier(
+    name: str, config: PretrainedConfig, *, has_head: bool, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A sequence classification model with one logit, and Transformers' report of what it loaded."""
+    num_labels = config.num_labels if has_head else 1
+    labels = list(config.id2label.values())
+    if num_labels > 2:
+        raise ValueError(
+            f"{name} classifies into {num_labels} labels {labels}; a reranker has one logit, or two (not relevant, "
+            "relevant). Choose a reranker, or the backbone under this model."
+        )
+    model, report = AutoModelForSequenceClassification.from_pretrained(
+        name, num_labels=num_labels, output_loading_info=True, **options
+    )
+    if num_labels == 2:
+        fold_two_logits(model)
+        logger.info("%s has two logits %s: the score is the second minus the first", name, labels)
+    return model, report
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
@@ -176,9 +202,16 @@ def keep_backbone_layers(model: PreTrainedModel, layers: int | list[int]) -> Non
             if hasattr(module, "layer_idx"):  # decoders find their place in the cache by it
                 module.layer_idx = number
     setattr(model.get_submodule(parent), child, kept)
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[i] for i in chosen]
-    model.config.num_hidden_layers = len(chosen)
+    config, types = model.config, getattr(model.config, "layer_types", None)
+    config.num_hidden_layers = len(chosen)
+    if types and config.layer_types != (kept_types := [types[i] for i in chosen]):
+        try:
+            config.layer_types = kept_types
+        except AttributeError as error:  # it follows from other settings
+            raise ValueError(
+                f"keep_layers={layers!r} keeps the layers {kept_types}, but a {config.model_type} of {len(chosen)} "
+                f"layers has {config.layer_types}. Keep layers in that order of kinds."
+            ) from error
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

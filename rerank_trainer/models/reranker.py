@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import PairTemplate, Row
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
+from rerank_trainer.models.chains import loader_files, save_adapted_modules
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
 from rerank_trainer.models.heads import Head, LogitHead, counted
 from rerank_trainer.models.loading import (
@@ -47,7 +48,7 @@ class Reranker:
     """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
 
     Args:
-        model: A sequence classification model with one logit.
+        model: A sequence classification model with one logit, or a backbone that ends in one.
         tokenizer: Its tokenizer.
         max_length: Tokens of a row; by default what tokenizer and model allow.
         query_max_length: Tokens that a query keeps in a pair that does not fit; by default such a pair is cut as the
@@ -105,6 +106,10 @@ class Reranker:
         **model_kwargs: Any,
     ) -> Reranker:
         """A reranker from a Hub id or folder: a cross-encoder of one or two logits, or a backbone with a fresh head.
+
+        A cross-encoder of sentence-transformers may be a chain of modules (pooling, dense layers). A backbone that has
+        no class for classification in Transformers, such as Mamba, becomes one: its last token's state, and a dense
+        layer.
 
         Args:
             name: Hub id or folder.
@@ -257,10 +262,18 @@ class Reranker:
         return [RankedPassage(corpus_id=i, score=scores[i], text=passages[i]) for i in order[:top_k]]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers."""
+        """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers.
+
+        Of a chain of modules Transformers opens the backbone alone.
+        """
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_loader_files(folder, max_length=self.max_length)
+        self.write_loader_files(folder)
+
+    def write_loader_files(self, folder: str | Path) -> None:
+        """Write what sentence-transformers reads beside the model's and the tokenizer's files in a folder."""
+        save_adapted_modules(self.model, folder)
+        write_loader_files(folder, max_length=self.max_length, **loader_files(self.model))
 
     def _scorer(self, *run_with: Any, max_tokens: int | str, on_forward: Callable[[int], None]) -> RowScorer:
         """A scorer that knows from the last call what fits into memory, where that call was run alike."""

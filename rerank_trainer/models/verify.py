@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rerank_trainer.models.chains import is_chain
 from rerank_trainer.models.loading import dtype_of
 from rerank_trainer.models.pairs import check_pairs
 from rerank_trainer.models.reranker import Reranker
@@ -40,7 +41,9 @@ def verify_checkpoint(
     pass. For a moment each loader holds a second copy of the model in main memory. No text is written anywhere, and an
     error names a pair by its number alone.
 
-    Pairs that a ``query_max_length`` cuts otherwise than other loaders do are left out, and counted in the log.
+    Pairs that a ``query_max_length`` cuts otherwise than other loaders do are left out, and counted in the log. A chain
+    of modules (a recurrent backbone) is opened by sentence-transformers alone: Transformers has no class that scores
+    with it.
 
     Args:
         folder: A saved reranker.
@@ -49,7 +52,8 @@ def verify_checkpoint(
         pairs: Some (query, passage) pairs.
 
     Returns:
-        The differences under "transformers" and "sentence_transformers"; 0 where no pair was left to compare.
+        The differences under "transformers", unless it is a chain, and "sentence_transformers"; 0 where no pair was
+        left to compare.
 
     Raises:
         ValueError: If ids differ, or a score differs by more than the tolerance: 1e-5 for float32 weights, 1e-2 for
@@ -63,9 +67,12 @@ def verify_checkpoint(
     """
     check_pairs(pairs)
     texts = [(pair[0], pair[1]) for pair in pairs]
+    loaders = {"transformers": _open_transformers, "sentence_transformers": _open_other}
+    if is_chain(reranker.model):
+        del loaders["transformers"]
     differences = {}
     with torch.random.fork_rng(devices=[]):  # loading may draw numbers, and training goes on afterwards
-        for loader, open_folder in (("transformers", _open_transformers), ("sentence_transformers", _open_other)):
+        for loader, open_folder in loaders.items():
             encode, score = open_folder(str(folder), reranker)
             where = f"{folder}, opened by {loader}"
             _check_ids(_long_pairs(reranker), reranker, encode, where)

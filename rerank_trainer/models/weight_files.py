@@ -89,5 +89,21 @@ def refuse_pickled_head(name: str, *, hub: Mapping[str, Any]) -> None:
         )
 
 
+def refuse_pickled_module(name: str, path: str, *, hub: Mapping[str, Any]) -> None:
+    """Refuse a module of sentence-transformers whose weights are pickled.
+
+    Args:
+        name: Hub id or folder.
+        path: The module's folder in it.
+        hub: As in :func:`pickles_refused`.
+
+    Raises:
+        ValueError: Naming the file, and what to do instead.
+    """
+    file = f"{path}/{PICKLED_WEIGHTS[0]}"
+    if _has(name, file, hub) and not _has(name, f"{path}/model.safetensors", hub):
+        raise ValueError(f"{name} has pickled weights, {file}, and no safetensors beside them. {_REMEDY}")
+
+
 def _has(name: str, file: str, hub: Mapping[str, Any]) -> bool:
     return has_file(name, file, **hub)
