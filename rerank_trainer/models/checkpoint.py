@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +30,24 @@ def mark_config(config: PretrainedConfig, *, query_max_length: int | None) -> No
         config.rerank_trainer = {"query_max_length": query_max_length}
 
 
-def write_loader_files(folder: str | Path, *, max_length: int) -> None:
+def write_loader_files(
+    folder: str | Path,
+    *,
+    max_length: int,
+    base_config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Write what sentence-transformers reads beside the Hugging Face files.
 
     Plain text pairs (no chat template), raw logits, and the length limit where sentence-transformers and
     text-embeddings-inference look for it.
 
     Args:
-        folder: A folder that holds the model and tokenizer already.
+        folder: A folder that holds the model, or an adapter, and the tokenizer already.
         max_length: Tokens of a row.
+        base_config: For an adapter, whose folder has no ``config.json``: what its base's must say to be opened as it
+            was, such as ``num_labels``.
+        settings: For an adapter: what only our own loader reads, see ``peers.stored_settings``.
     """
     folder = Path(folder)
     _write(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER}])
@@ -48,6 +58,7 @@ def write_loader_files(folder: str | Path, *, max_length: int) -> None:
             "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
             "module_output_name": "scores",
             "max_seq_length": max_length,
+            **({} if base_config is None else {"config_kwargs": dict(base_config)}),
         },
     )
     _write(
@@ -62,6 +73,7 @@ def write_loader_files(folder: str | Path, *, max_length: int) -> None:
             "default_prompt_name": None,
             "model_type": "CrossEncoder",
             "prompts": {},
+            **({} if settings is None else {"rerank_trainer": dict(settings)}),
         },
     )
 

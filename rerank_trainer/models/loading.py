@@ -11,13 +11,22 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import has_file
 
+from rerank_trainer.models.adapters import base_of_adapter, num_virtual_tokens, with_saved_adapter
 from rerank_trainer.models.heads import fold_two_logits
 from rerank_trainer.models.peers import log_activation, refuse_foreign
-from rerank_trainer.models.weight_files import loading_options, pickles_refused, refuse_pickled_head
+from rerank_trainer.models.quantization import quantized_around_head
+from rerank_trainer.models.weight_files import (
+    loading_options,
+    pickles_refused,
+    refuse_pickled_adapter,
+    refuse_pickled_head,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +38,7 @@ def load_model(
     name: str,
     *,
     keep_layers: int | list[int] | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     **model_kwargs: Any,
@@ -36,20 +46,34 @@ def load_model(
     """A sequence classification model with one logit, and the names of its freshly initialised parameters.
 
     Args:
-        name: Hub id or folder.
+        name: Hub id or folder, of a model or of an adapter, which brings its base.
         keep_layers: Keep only these layers of the backbone: a count from the first, or their numbers.
+        quantization_config: How the linear layers of the backbone are quantised; the head is not.
         trust_remote_code: Whether code from the checkpoint may run.
         allow_pickle: Whether pickled weights may be read; with ``weights_only=True``.
         **model_kwargs: Passed on to ``AutoModelForSequenceClassification.from_pretrained`` (dtype, revision, token...).
 
     Raises:
         ValueError: If the checkpoint classifies into more than two labels, another library scores it otherwise than as
-            a pair of texts with one logit, or it holds pickled weights that are not allowed.
+            a pair of texts with one logit, it holds pickled weights that are not allowed, or it is an adapter that does
+            not fit its base.
     """
     # what AutoConfig also needs; the rest belongs to the weights
     shared = ("revision", "token", "cache_dir", "local_files_only")
     hub: dict[str, Any] = {key: model_kwargs[key] for key in shared if key in model_kwargs}
     refuse_foreign(name, hub)
+    refuse_pickled_adapter(name, allow_pickle=allow_pickle, hub=hub)
+    adapter = base_of_adapter(name, hub)
+    if adapter is not None:
+        base, fresh = load_model(
+            str(adapter.base_model_name_or_path),
+            keep_layers=keep_layers,
+            quantization_config=quantization_config,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            **{**model_kwargs, "revision": adapter.revision},
+        )
+        return with_saved_adapter(base, name, hub=hub, fresh=fresh), []
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
     num_labels = config.num_labels if has_head else 1
@@ -59,6 +83,10 @@ def load_model(
             "or two (not relevant, relevant). Choose a reranker, or the backbone under this model."
         )
     options = loading_options(model_kwargs, allow_pickle=allow_pickle)
+    if quantization_config is not None:
+        options["quantization_config"] = quantized_around_head(
+            quantization_config, AutoModelForSequenceClassification, config, trust_remote_code=trust_remote_code
+        )
     with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **options
@@ -69,6 +97,13 @@ def load_model(
         logger.info("%s has two logits %s: the score is the second minus the first", name, labels)
     if keep_layers is not None:
         keep_backbone_layers(model, keep_layers)
+    revision = hub.get("revision")
+    changes = {
+        "its two logits became one": num_labels == 2,
+        f"keep_layers={keep_layers!r}": keep_layers is not None,
+        f"revision={revision!r}, which other loaders do not take for a base": revision not in (None, "main"),
+    }
+    model.changed_on_load = "; ".join(change for change, happened in changes.items() if happened)
     fresh = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if fresh:
         refuse_pickled_head(name, hub=hub)
@@ -80,7 +115,11 @@ def load_model(
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, cutting texts at the side that the checkpoint says."""
+    """The checkpoint's tokenizer (an adapter without one has its base's), cutting texts at the side that it says."""
+    if not has_file(name, "tokenizer_config.json", **hub):
+        adapter = base_of_adapter(name, hub)
+        if adapter is not None:
+            name, hub = str(adapter.base_model_name_or_path), {**hub, "revision": adapter.revision}
     return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
 
 
@@ -112,11 +151,12 @@ def num_positions(model: nn.Module) -> int | None:
     """How many tokens the model's table of positions holds; None for a model without one (rotary, relative).
 
     RoBERTa and its kin (XLM-R, MPNet) count positions from the place behind their pad token: their table is two longer
-    than their rows may be.
+    than their rows may be. What prompt tuning puts before a row takes places too.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - unused - num_virtual_tokens(model)
     return None
 
 
