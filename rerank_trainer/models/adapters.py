@@ -41,6 +41,11 @@ TASK_TYPES = {
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
 _NAME = "default"  # PEFT's own for an adapter that is given none
+_WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_OTHER_BASE = (
+    "It was trained on another model. Give the one that it was trained on, as base_model_name_or_path in its "
+    f"{ADAPTER_CONFIG_NAME}."
+)
 
 
 def default_lora(model: PreTrainedModel) -> LoraConfig:
@@ -148,9 +153,10 @@ def base_of_adapter(name: str, hub: dict[str, Any]) -> PeftConfig | None:
     if find_adapter_config_file(name, **hub) is None:
         return None
     config = PeftConfig.from_pretrained(name, **hub)
-    if has_file(name, "config.json", **hub):
+    whole = [file for file in _WHOLE_WEIGHTS if has_file(name, file, **hub)]
+    if whole:
         raise ValueError(
-            f"{name} holds a whole model, config.json, and an adapter, {ADAPTER_CONFIG_NAME}: which of them is meant? "
+            f"{name} holds a whole model, {whole[0]}, and an adapter, {ADAPTER_CONFIG_NAME}: which of them is meant? "
             "Keep them in folders of their own."
         )
     if not config.base_model_name_or_path:
@@ -205,12 +211,6 @@ def with_saved_adapter(
             "without task_type='SEQ_CLS', or for another task; train a new one."
         )
     return wrapped
-
-
-_OTHER_BASE = (
-    "It was trained on another model. Give the one that it was trained on, as base_model_name_or_path in its "
-    f"{ADAPTER_CONFIG_NAME}."
-)
 
 
 def merged(model: PeftModel) -> PreTrainedModel:

@@ -272,9 +272,9 @@ def test_an_adapter_that_names_no_base_or_one_that_is_nowhere_is_refused(folders
 
 def test_a_folder_with_a_model_and_an_adapter_is_refused(folders, tmp_path):
     with_lora(folders("bert")).save_pretrained(tmp_path)
-    shutil.copy(folders("bert") / "config.json", tmp_path)
+    shutil.copy(folders("bert") / "model.safetensors", tmp_path)
 
-    with pytest.raises(ValueError, match="holds a whole model, config.json, and an adapter"):
+    with pytest.raises(ValueError, match="holds a whole model, model.safetensors, and an adapter"):
         Reranker.from_pretrained(tmp_path)
 
 
