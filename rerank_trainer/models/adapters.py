@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import (
     LoraConfig,
     PeftConfig,
@@ -27,6 +29,7 @@ from transformers.utils import has_file
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME, find_adapter_config_file
 
 from rerank_trainer.models.layers import stacked_linear_layers
+from rerank_trainer.models.peers import stored_settings
 from rerank_trainer.models.quantization import num_bits
 
 logger = logging.getLogger(__name__)
@@ -85,6 +88,7 @@ def with_adapter(
         )
     require_base(model)
     config = completed(peft_config, model, fresh)
+    digest = base_digest(model, without=fresh)
     _prepare(model)
     try:
         wrapped = get_peft_model(model, config)
@@ -93,6 +97,7 @@ def with_adapter(
             f"PEFT cannot give {type(model).__name__} {_kind(config)}: {error} Name its layers in peft_config "
             "(target_modules, of IA3 also feedforward_modules), or take lora=True."
         ) from error
+    wrapped.base_digest = digest
     names = _trained_names(wrapped, fresh)
     frozen = sorted(set(fresh) - set(names))
     if frozen:
@@ -186,6 +191,12 @@ def with_saved_adapter(
     config = PeftConfig.from_pretrained(name, **hub)
     base, config.base_model_name_or_path = config.base_model_name_or_path, None
     config.inference_mode = False
+    digest, stored = base_digest(model, without=fresh), stored_settings(name, hub).get("base_digest")
+    if stored is not None and digest is not None and digest != stored:
+        raise ValueError(
+            f"the adapter {name} does not fit {base}: its base had other norms and biases (digest {stored}) than this "
+            f"one ({digest}), so it has been trained further or replaced. {_OTHER_BASE}"
+        )
     _prepare(model)
     weights = load_peft_weights(name, device="cpu", **hub)
     try:
@@ -204,6 +215,7 @@ def with_saved_adapter(
     if found:
         raise ValueError(f"the adapter {name} does not fit {base}: it {', it '.join(found)}. {_OTHER_BASE}")
     set_peft_model_state_dict(wrapped, weights)
+    wrapped.base_digest = digest
     untrained = sorted(set(fresh) - set(_trained_names(wrapped, fresh)))
     if untrained:
         raise ValueError(
@@ -261,6 +273,27 @@ def name_base(model: PeftModel) -> None:
     name = str(model.get_base_model().name_or_path)
     for config in model.peft_config.values():
         config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name or None
+
+
+def base_digest(model: PreTrainedModel, *, without: Sequence[str] = ()) -> str | None:
+    """A digest of the model's norms and biases, by which an adapter knows its base again; None for float16 weights.
+
+    They are not quantised, and any training of the whole model changes them. They are rounded to bfloat16, so that a
+    checkpoint has one digest in float32, in bfloat16 and quantised; float16 rounds otherwise.
+
+    Args:
+        model: A model before it gets an adapter.
+        without: Names of parameters that are drawn anew whenever the model is loaded.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.dim() != 1 or name in without:
+            continue
+        if parameter.dtype == torch.float16:
+            return None
+        digest.update(name.encode())
+        digest.update(parameter.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def num_virtual_tokens(model: nn.Module) -> int:

@@ -328,7 +328,11 @@ class Reranker:
         if not isinstance(self.model, PeftModel):
             write_loader_files(folder, max_length=self.max_length)
             return
-        stored = {"query_max_length": self.query_max_length, "num_bits": num_bits(self.model)}
+        stored = {
+            "query_max_length": self.query_max_length,
+            "num_bits": num_bits(self.model),
+            "base_digest": getattr(self.model, "base_digest", None),
+        }
         write_loader_files(
             folder,
             max_length=self.max_length,

@@ -10,7 +10,7 @@ import shutil
 import pytest
 import torch
 from peft import AdaLoraConfig, IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from rerank_trainer.models.adapters import default_lora
@@ -262,7 +262,19 @@ def test_an_adapter_whose_base_differs_is_refused(folders, tmp_path, change, mes
         Reranker.from_pretrained(tmp_path / "adapter")
 
 
-def test_an_adapter_that_names_no_base_or_one_that_is_nowhere_is_refused(folders, tmp_path):
+def test_a_base_of_the_same_shape_that_was_trained_further_is_refused_and_one_in_bfloat16_is_not(folders, tmp_path):
+    shutil.copytree(folders("bert"), tmp_path / "base")
+    with_lora(tmp_path / "base").save_pretrained(tmp_path / "adapter")
+
+    assert Reranker.from_pretrained(tmp_path / "adapter", dtype=torch.bfloat16).model.dtype == torch.bfloat16
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    weights["bert.encoder.layer.1.output.dense.bias"][3] += 0.01
+    save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"does not fit .*base: its base had other norms and biases \(digest"):
+        Reranker.from_pretrained(tmp_path / "adapter")
+
+
+def test_an_adapter_that_names_no_base_is_refused(folders, tmp_path):
     with_lora(folders("bert")).save_pretrained(tmp_path)
     edit_json(tmp_path / "adapter_config.json", base_model_name_or_path=None)
 
