@@ -21,8 +21,13 @@ from peft import (
     prepare_model_for_kbit_training,
     set_peft_model_state_dict,
 )
-from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, load_peft_weights
+from peft.utils import (
+    SAFETENSORS_WEIGHTS_NAME,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+    load_peft_weights,
+)
 from peft.utils.constants import SEQ_CLS_HEAD_NAMES
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import has_file
@@ -44,6 +49,7 @@ TASK_TYPES = {
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
 _NAME = "default"  # PEFT's own for an adapter that is given none
+_MAGNITUDE = ".lora_magnitude_vector.weight"
 _WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _OTHER_BASE = (
     "It was trained on another model. Give the one that it was trained on, as base_model_name_or_path in its "
@@ -199,6 +205,7 @@ def with_saved_adapter(
         )
     _prepare(model)
     weights = load_peft_weights(name, device="cpu", **hub)
+    weights = {key.replace(_MAGNITUDE, _MAGNITUDE.removesuffix(".weight")): value for key, value in weights.items()}
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
@@ -249,6 +256,19 @@ def merged(model: PeftModel) -> PreTrainedModel:
     again = get_peft_model(plain, config)
     set_peft_model_state_dict(again, weights)
     return again.merge_and_unload()
+
+
+def name_magnitudes(folder: str | Path) -> None:
+    """Let Transformers find DoRA's magnitudes in a saved adapter, which PEFT writes under a name that it does not know.
+
+    It would take the base's instead and say so in a warning alone; PEFT reads both names.
+    """
+    path = Path(folder, SAFETENSORS_WEIGHTS_NAME)
+    weights = load_file(path) if path.is_file() else {}
+    unknown = {key for key in weights if key.endswith(_MAGNITUDE.removesuffix(".weight"))}
+    if unknown:
+        named = {f"{key}.weight" if key in unknown else key: value for key, value in weights.items()}
+        save_file(named, path, metadata={"format": "pt"})
 
 
 def require_base(model: PreTrainedModel) -> None:

@@ -20,7 +20,7 @@ from transformers.utils import has_file
 from rerank_trainer.models.adapters import base_of_adapter, num_virtual_tokens, with_saved_adapter
 from rerank_trainer.models.heads import fold_two_logits
 from rerank_trainer.models.peers import log_activation, refuse_foreign
-from rerank_trainer.models.quantization import quantized_around_head
+from rerank_trainer.models.quantization import keep_weights_as_they_are, quantized_around_head
 from rerank_trainer.models.weight_files import (
     loading_options,
     pickles_refused,
@@ -91,6 +91,7 @@ def load_model(
         model, report = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **options
         )
+    keep_weights_as_they_are(model)
     if num_labels == 2:
         labels = list(config.id2label.values())
         fold_two_logits(model)

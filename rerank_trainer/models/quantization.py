@@ -86,6 +86,18 @@ def quantized_around_head(
     return quantization_config
 
 
+def keep_weights_as_they_are(model: nn.Module) -> None:
+    """Let layers of 4 bits score with the weights that they train with, in place.
+
+    On a CPU with AVX-512 instructions for bfloat16, bitsandbytes packs the weights anew at the first forward without a
+    gradient, rounds their scales to bfloat16, and lets no gradient through them from then on: an evaluation would end
+    the training, unseen.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def num_bits(model: nn.Module) -> int | None:
     """How many bits a quantised weight of the model has, 4 or 8; None where it is not quantised by bitsandbytes."""
     return (

@@ -15,7 +15,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import PairTemplate, Row
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
-from rerank_trainer.models.adapters import merged, name_base, require_base, with_adapter
+from rerank_trainer.models.adapters import merged, name_base, name_magnitudes, require_base, with_adapter
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
 from rerank_trainer.models.heads import Head, LogitHead, counted
 from rerank_trainer.models.loading import (
@@ -328,6 +328,7 @@ class Reranker:
         if not isinstance(self.model, PeftModel):
             write_loader_files(folder, max_length=self.max_length)
             return
+        name_magnitudes(folder)
         stored = {
             "query_max_length": self.query_max_length,
             "num_bits": num_bits(self.model),

@@ -18,7 +18,7 @@ from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 from rerank_trainer.models.adapters import num_virtual_tokens
 from rerank_trainer.models.loading import dtype_of
 from rerank_trainer.models.pairs import check_pairs
-from rerank_trainer.models.quantization import compute_dtype
+from rerank_trainer.models.quantization import compute_dtype, keep_weights_as_they_are
 from rerank_trainer.models.reranker import Reranker
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ def _open_with(model_class: Any, folder: str, reranker: Reranker) -> tuple[Encod
     model = model_class.from_pretrained(
         folder, local_files_only=True, trust_remote_code=_brings_code(reranker), **options
     ).eval()
+    keep_weights_as_they_are(model)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_brings_code(reranker))
 
     def encode(pairs: Pairs) -> list[list[int]]:
@@ -135,6 +136,7 @@ def _open_other(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
         trust_remote_code=_brings_code(reranker),
         model_kwargs=_options(folder, reranker),
     )
+    keep_weights_as_they_are(cross_encoder)
 
     def encode(pairs: Pairs) -> list[list[int]]:
         features = cross_encoder.preprocess(pairs)
