@@ -98,13 +98,7 @@ def load_model(
         logger.info("%s has two logits %s: the score is the second minus the first", name, labels)
     if keep_layers is not None:
         keep_backbone_layers(model, keep_layers)
-    revision = hub.get("revision")
-    changes = {
-        "its two logits became one": num_labels == 2,
-        f"keep_layers={keep_layers!r}": keep_layers is not None,
-        f"revision={revision!r}, which other loaders do not take for a base": revision not in (None, "main"),
-    }
-    model.changed_on_load = "; ".join(change for change, happened in changes.items() if happened)
+    model.changed_on_load = _changes(num_labels=num_labels, keep_layers=keep_layers, revision=hub.get("revision"))
     fresh = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
     if fresh:
         refuse_pickled_head(name, hub=hub)
@@ -113,6 +107,16 @@ def load_model(
         log_activation(name, config, hub)
     model.config.problem_type = None
     return model, fresh
+
+
+def _changes(*, num_labels: int, keep_layers: int | list[int] | None, revision: str | None) -> str:
+    """In words, why a model is another than the one that its name stands for; empty where it is the same."""
+    changes = {
+        "its two logits became one": num_labels == 2,
+        f"keep_layers={keep_layers!r}": keep_layers is not None,
+        f"revision={revision!r}, which other loaders do not take for a base": revision not in (None, "main"),
+    }
+    return "; ".join(change for change, happened in changes.items() if happened)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:

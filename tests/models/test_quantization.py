@@ -67,6 +67,7 @@ def test_the_gradient_is_that_of_the_dequantised_weights(backbone):
     torch.manual_seed(0)
     reranker = Reranker.from_pretrained(backbone, load_in_4bit=True, max_length=64)
     reranker = reranker.with_adapter(LoraConfig(r=2, target_modules=default_lora(reranker.model).target_modules))
+    reranker.predict(PAIRS[:2])  # as an evaluation in the middle of training
     batch = reranker.tokenizer(*map(list, zip(*PAIRS[:4], strict=True)), padding=True, return_tensors="pt")
     gradients = []
     for dequantised in (False, True):

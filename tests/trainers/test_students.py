@@ -17,7 +17,8 @@ from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from tests.tiny_models import PAIRS, tiny_model
 from tests.trainers.conftest import small_reranker, word_groups
-from tests.trainers.runs import SGD, furthest
+from tests.trainers.launch import launch
+from tests.trainers.runs import SGD, furthest, outcome, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks
 
@@ -38,7 +39,10 @@ def of(model, mark):
     return {name: value.detach().clone() for name, value in model.state_dict().items() if mark in name}
 
 
-@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+DECODER_IS_SLOW = ["bert", pytest.param("qwen3", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("kind", DECODER_IS_SLOW)
 def test_lora_learns_with_a_frozen_base_and_its_folder_scores_the_same(bases, make_args, tmp_path, caplog, kind):
     args = make_args(**LEARNS, save_strategy="epoch", save_total_limit=1)
     evaluation = word_groups(40, seed=9)
@@ -117,6 +121,18 @@ def test_a_resumed_adapter_ends_as_the_whole_run(bases, make_args, tmp_path):
         ends.append({name: value for name, value in trainer.model.state_dict().items()})
 
     assert furthest(*ends) == 0.0
+
+
+@pytest.mark.slow
+def test_an_adapter_takes_the_same_steps_in_two_processes_as_in_one(bases, tmp_path):
+    options = {**SGD, "base": str(bases["bert"]), "num_groups": 21, "max_tokens_per_micro_batch": 100, "max_length": 16}
+    for num_processes in (1, 2):
+        options |= {"name": f"of {num_processes}", "per_device_train_batch_size": 8 // num_processes}
+        launch(train, tmp_path, num_processes=num_processes, **options)
+    one, two = (outcome(tmp_path, f"of {num_processes}")["weights"] for num_processes in (1, 2))
+
+    assert max(value.abs().max() for name, value in one.items() if "lora_B" in name) > 1e-4
+    assert furthest(one, two) < 1e-6
 
 
 def test_the_best_adapter_is_loaded_at_the_end(bases, make_args, tmp_path):
@@ -244,11 +260,11 @@ def test_fewer_layers_trained_as_a_whole_are_saved_as_a_plain_model(bases, make_
         ContrastiveRerankTrainer(bases["bert"], make_args(model_init_kwargs={"keep_layers": [2]}))
 
 
-@pytest.mark.parametrize("kind", ["bert", "qwen3"])
-def test_weights_of_4_bits_learn_an_adapter_that_verifies_as_it_is_and_merged(bases, make_args, tmp_path, kind):
+@pytest.mark.parametrize(("kind", "bf16"), [("bert", False), pytest.param("qwen3", True, marks=pytest.mark.slow)])
+def test_weights_of_4_bits_learn_an_adapter_that_verifies_as_it_is_and_merged(bases, make_args, tmp_path, kind, bf16):
     pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
-    args = make_args(**LEARNS, save_strategy="epoch", save_total_limit=1, recompute_activations=True)
-    evaluation = word_groups(40, seed=9)
+    args = make_args(**LEARNS, save_strategy="epoch", save_total_limit=1, recompute_activations=True, bf16=bf16)
+    evaluation = word_groups(24, seed=9)
     trainer = ContrastiveRerankTrainer(
         bases[kind], args, load_in_4bit=True, lora=True, train_dataset=word_groups(96), eval_dataset=evaluation
     )
@@ -260,7 +276,8 @@ def test_weights_of_4_bits_learn_an_adapter_that_verifies_as_it_is_and_merged(ba
     plain = sum(parameter.numel() for parameter in Reranker.from_pretrained(bases[kind]).model.parameters())
     assert trainer.footprint.num_parameters == plain + trainer.footprint.num_trained
     whole = Reranker.from_pretrained(tmp_path / "merged")
-    torch.testing.assert_close(whole.predict(PAIRS), trainer.reranker.predict(PAIRS), atol=1e-4, rtol=1e-4)
+    rounding = 5e-2 if bf16 else 1e-4  # layers of 4 bits multiply in bfloat16 there
+    torch.testing.assert_close(whole.predict(PAIRS), trainer.reranker.predict(PAIRS), atol=rounding, rtol=rounding)
 
 
 @pytest.mark.parametrize(
