@@ -13,17 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from rerank_trainer.models.recompute import recomputes_layers
+
 _LEVELS = 2**16  # an element is dropped by 16 random bits, so the rate is a multiple of 1 / 65536
 
 
 def with_quick_dropout(forward: Callable[..., Any], module: nn.Module | None) -> Callable[..., Any]:
     """The forward, whose dropout on the CPU runs by :func:`quick_dropout`; the forward itself where nothing drops.
 
+    So too under Transformers' layer checkpointing: layers that run again in the backward would draw otherwise there.
+
     Args:
         forward: A forward of the module.
         module: The model; None changes nothing.
     """
-    if module is None or not (module.training and drops(module)):
+    if module is None or not (module.training and drops(module)) or recomputes_layers(module):
         return forward
 
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -75,6 +75,13 @@ def test_a_forward_without_dropout_stays_as_it_is(module, expected):
     assert (with_quick_dropout(forward, module) is forward) is expected
 
 
+def test_layers_that_run_again_in_the_backward_keep_torchs_dropout():
+    module = Dropping(0.1).train()
+    module.layer.gradient_checkpointing = True
+
+    assert with_quick_dropout(module.forward, module) == module.forward
+
+
 def test_a_rate_in_the_configuration_alone_counts():
     model, _ = tiny_model("qwen3")
     assert not drops(model)
