@@ -82,7 +82,7 @@ def run_side(options: argparse.Namespace) -> None:
         "peak_gb": footprint.peak_bytes / 1e9,
         "trained": footprint.num_trained,
         "saved_mb": sum(path.stat().st_size for path in Path(args.output_dir).glob("*.safetensors")) / 1e6,
-        "learning_rate": args.learning_rate,
+        "learning_rate": trainer.args.learning_rate,
         "device": torch.cuda.get_device_name() if not use_cpu else "cpu",
     }
     for domain in ("stdlib", "numpy"):

@@ -131,7 +131,7 @@ def _open_other(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
 
     cross_encoder = CrossEncoder(
         folder,
-        device=_device(folder, reranker),
+        device=None if _is_quantized(folder, reranker) else "cpu",  # quantised weights are loaded to their place
         local_files_only=True,
         trust_remote_code=_brings_code(reranker),
         model_kwargs=_options(folder, reranker),
@@ -212,10 +212,6 @@ def _is_quantized(folder: str, reranker: Reranker) -> bool:
     return _is_adapter(folder) and compute_dtype(reranker.model) is not None
 
 
-def _device(folder: str, reranker: Reranker) -> str:
-    return str(reranker.model.device) if _is_quantized(folder, reranker) else "cpu"
-
-
 def _options(folder: str, reranker: Reranker) -> dict[str, Any]:
     """The options of ``from_pretrained`` that give the weights in memory back."""
     options: dict[str, Any] = {"dtype": dtype_of(reranker.model)}
@@ -223,7 +219,7 @@ def _options(folder: str, reranker: Reranker) -> dict[str, Any]:
         options["use_safetensors"] = True  # the adapter's are; its base is opened as the user has allowed it
     if _is_quantized(folder, reranker):
         options["quantization_config"] = copy.deepcopy(reranker.model.config.quantization_config)
-        options["device_map"] = {"": _device(folder, reranker)}
+        options["device_map"] = {"": str(reranker.model.device)}
     return options
 
 
