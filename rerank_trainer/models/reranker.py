@@ -182,7 +182,7 @@ class Reranker:
         )
 
     def with_adapter(self, peft_config: PeftConfig) -> Reranker:
-        """The same model, frozen, with a new adapter to train beside it; see :func:`rerank_trainer.models.adapters`.
+        """The same model, frozen, with a new adapter to train beside it; see ``docs/cheap_students.md``.
 
         Args:
             peft_config: ``LoraConfig`` (also with ``use_dora=True``), ``IA3Config`` or ``PromptTuningConfig``.
