@@ -23,6 +23,10 @@ All are called alike, and what is said here holds for each of them (``tests/loss
   the gradient, never NaN. No loss divides by ``batch_size``: whoever sums the values divides by the number that count.
 * **Precision.** Half precision and integers are computed and returned in float32; float64 stays float64.
   Cross-entropies are in nats.
+* **Options** of a formula (``k``, ``margin``, ``label_temperature``, ...) are further keywords;
+  ``with_options(loss_fn, k=10)`` is the loss with its options chosen.
+* **Teacher scores beside labels.** A loss with ``takes_teacher_scores`` takes labels in their place, and the teacher's
+  scores as the keyword ``teacher_scores``, ``(batch_size, group_size)``.
 * **Labels of real passages are finite, and not above** ``loss_fn.max_label`` where that is not None. The losses do not
   look, because reading a value from an accelerator stalls it: check data where it enters. A NaN among the scores of
   a group that counts makes its value NaN.
@@ -33,19 +37,51 @@ A loss that a configuration names is looked up in ``LOSSES``. To add one, write 
 
 from __future__ import annotations
 
-from rerank_trainer.losses.distillation import kl
-from rerank_trainer.losses.listwise import infonce
-from rerank_trainer.losses.pairwise import margin_mse, ranknet
+from rerank_trainer.losses.distillation import kl, pearson
+from rerank_trainer.losses.listwise import infonce, list_mle, listnet, p_list_mle
+from rerank_trainer.losses.metric import adr_mse, approx_mrr, approx_ndcg, lambdarank
+from rerank_trainer.losses.options import with_options
+from rerank_trainer.losses.pairwise import hinge, margin_mse, positive_margin_mse, ranknet
 from rerank_trainer.losses.pointwise import bce, mse
 from rerank_trainer.losses.reduction import LossFn
 
-__all__ = ["LOSSES", "LossFn", "bce", "infonce", "kl", "margin_mse", "mse", "ranknet"]
+__all__ = [
+    "LOSSES",
+    "LossFn",
+    "adr_mse",
+    "approx_mrr",
+    "approx_ndcg",
+    "bce",
+    "hinge",
+    "infonce",
+    "kl",
+    "lambdarank",
+    "list_mle",
+    "listnet",
+    "margin_mse",
+    "mse",
+    "p_list_mle",
+    "pearson",
+    "positive_margin_mse",
+    "ranknet",
+    "with_options",
+]
 
 LOSSES: dict[str, LossFn] = {
+    "adr_mse": adr_mse,
+    "approx_mrr": approx_mrr,
+    "approx_ndcg": approx_ndcg,
     "bce": bce,
+    "hinge": hinge,
     "infonce": infonce,
     "kl": kl,
+    "lambdarank": lambdarank,
+    "list_mle": list_mle,
+    "listnet": listnet,
     "margin_mse": margin_mse,
     "mse": mse,
+    "p_list_mle": p_list_mle,
+    "pearson": pearson,
+    "positive_margin_mse": positive_margin_mse,
     "ranknet": ranknet,
 }

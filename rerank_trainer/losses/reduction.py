@@ -23,15 +23,14 @@ class LossFn(Protocol):
     """A loss of ``rerank_trainer``: call it, or ask it which groups it is defined on.
 
     Attributes:
-        counts: ``counts(labels, mask) -> (batch_size,)`` bool, True where a group defines the loss. It needs no
-            scores, so the groups of an optimizer step can be counted before the forward.
         max_label: The largest label that the loss accepts, None for no bound. Losses read no values (that would stall
             an accelerator), so whoever loads the data compares.
+        takes_teacher_scores: Whether the loss takes labels and, as the keyword ``teacher_scores``, a teacher's scores.
     """
 
     __name__: str
-    counts: CountsFn
     max_label: float | None
+    takes_teacher_scores: bool
 
     def __call__(
         self,
@@ -41,9 +40,16 @@ class LossFn(Protocol):
         mask: Tensor,
         temperature: float = 1.0,
         weights: Tensor | None = None,
-        **options: float,
+        **options: Any,
     ) -> Tensor:
         """Return one value a group, ``(batch_size,)``; the options are those of the formula."""
+        ...
+
+    def counts(self, labels: Tensor, mask: Tensor) -> Tensor:
+        """Return which groups define the loss, ``(batch_size,)`` bool.
+
+        It needs no scores, so the groups of an optimizer step can be counted before the forward.
+        """
         ...
 
 
@@ -54,14 +60,15 @@ def defined_where(counts_fn: CountsFn, *, max_label: float | None = None) -> Cal
     unless they are float64. ``weights`` stands for the mask as well: a passage that is masked or has the weight 0, and
     every passage of a group that does not count, is 0 in scores, labels and weights; without weights the others are 1.
     Blanking before the formula, and not only its result, keeps NaN and infinity out of the gradient as well.
-    The formula divides its scores by the temperature itself, as its definition says.
+    The formula divides its scores by the temperature itself, as its definition says. A formula with an argument
+    ``teacher_scores`` gets those beside the labels, checked and blanked like them; which groups count, labels decide.
 
     Args:
         counts_fn: ``(labels, mask) -> (batch_size,)`` bool. It sees labels in float32, 0 at masked passages.
         max_label: See :class:`LossFn`.
 
     Returns:
-        A decorator. Its result is the function with the attributes ``counts`` and ``max_label``.
+        A decorator. Its result is the function with the attributes of :class:`LossFn`.
 
     >>> @defined_where(has_passage)
     ... def mean_score(scores, labels, *, weights, temperature=1.0):
@@ -79,6 +86,8 @@ def defined_where(counts_fn: CountsFn, *, max_label: float | None = None) -> Cal
         return counts_fn(labels.float().masked_fill(~mask, 0.0), mask)
 
     def decorate(formula: Callable[..., Tensor]) -> LossFn:
+        takes_teacher_scores = "teacher_scores" in inspect.signature(formula).parameters
+
         @functools.wraps(formula)
         def loss_fn(
             scores: Tensor,
@@ -87,9 +96,10 @@ def defined_where(counts_fn: CountsFn, *, max_label: float | None = None) -> Cal
             mask: Tensor,
             temperature: float = 1.0,
             weights: Tensor | None = None,
-            **options: float,
+            **options: Any,
         ) -> Tensor:
-            given = {} if weights is None else {"weights": weights}
+            teacher = {"teacher_scores": options.pop("teacher_scores")} if takes_teacher_scores else {}
+            given = teacher if weights is None else {**teacher, "weights": weights}
             check_groups(scores=scores, labels=labels, **given, mask=mask)
             check_temperature(temperature=temperature)
             if weights is not None:
@@ -99,13 +109,15 @@ def defined_where(counts_fn: CountsFn, *, max_label: float | None = None) -> Cal
             dtype = torch.promote_types(scores.dtype, torch.float32)
             scores = scores.to(dtype).masked_fill(~seen, 0.0)
             labels = labels.to(dtype).masked_fill(~seen, 0.0)
+            teacher = {name: tensor.to(dtype).masked_fill(~seen, 0.0) for name, tensor in teacher.items()}
             seen_weights = (seen if weights is None else weights).to(dtype).masked_fill(~seen, 0.0)
-            values = formula(scores, labels, weights=seen_weights, temperature=temperature, **options)
+            values = formula(scores, labels, weights=seen_weights, temperature=temperature, **teacher, **options)
             return values.masked_fill(~defined, 0.0)
 
         loss = cast(Any, loss_fn)
         loss.counts = counts
         loss.max_label = max_label
+        loss.takes_teacher_scores = takes_teacher_scores
         loss.__signature__ = _called_with(loss_fn, formula)
         return cast(LossFn, loss)
 
@@ -165,6 +177,11 @@ def has_two_passages(labels: Tensor, mask: Tensor) -> Tensor:
 def has_unequal_labels(labels: Tensor, mask: Tensor) -> Tensor:
     """Return ``(batch_size,)`` bool: is some real passage labelled above another one?"""
     return masked_max(labels, mask) > -masked_max(-labels, mask)
+
+
+def has_positive_to_prefer(labels: Tensor, mask: Tensor) -> Tensor:
+    """Return ``(batch_size,)`` bool: is a label positive, and are the labels of the real passages not all equal?"""
+    return (labels > 0).any(dim=-1) & has_unequal_labels(labels, mask)
 
 
 def masked_max(values: Tensor, mask: Tensor) -> Tensor:

@@ -127,7 +127,8 @@ class TeacherObjective(Objective):
     """A loss of the teacher's scores.
 
     Args:
-        loss_fn: A loss from :mod:`rerank_trainer.losses`; the teacher's scores take the labels' place.
+        loss_fn: A loss from :mod:`rerank_trainer.losses`; the teacher's scores take the labels' place, unless the loss
+            takes both.
         temperature: Divides the student's scores.
         teacher_temperature: Divides the teacher's scores.
         name: The part's name in the log; by default the loss's.
@@ -146,15 +147,19 @@ class TeacherObjective(Objective):
         super().__init__()
         self.loss_fn = partial(loss_fn, temperature=temperature)
         self._counts = loss_fn.counts
+        self.needs_labels = loss_fn.takes_teacher_scores
         self.teacher_temperature = teacher_temperature
         self.names = (name or loss_fn.__name__,)
         self.part_weights = (1.0,)
 
     def counts(self, targets: Targets) -> Tensor:
-        return self._counts(self._scaled(targets), targets.mask)[None]
+        return self._counts(targets.labels if self.needs_labels else self._scaled(targets), targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
-        return self.loss_fn(scores, self._scaled(targets), mask=targets.mask, weights=targets.weights)[None]
+        given = {"mask": targets.mask, "weights": targets.weights}
+        if self.needs_labels:
+            return self.loss_fn(scores, targets.labels, teacher_scores=self._scaled(targets), **given)[None]
+        return self.loss_fn(scores, self._scaled(targets), **given)[None]
 
     def _scaled(self, targets: Targets) -> Tensor:
         assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores

@@ -21,10 +21,15 @@ class RerankTrainingArguments(TrainingArguments):
 
     Args:
         objective: Name of what is minimised: a loss ("infonce", "bce", "ranknet", ...; distilling: "kl",
-            "margin_mse", "mse", ...), or "paper" for plain InfoNCE or plain KL. None takes the trainer's default.
+            "margin_mse", "mse", ...; see ``docs/choosing_a_loss.md``), or "paper" for plain InfoNCE or plain KL. None
+            takes the trainer's default.
+        loss_options: Options of that loss, such as ``{"k": 10}`` of "lambdarank"; on a command line as JSON. None takes
+            the loss's own.
         temperature: Divides the student's scores in the loss.
         teacher_temperature: Divides the teacher's scores in the loss.
         label_weight: Distilling: how much the labels count, from 0 to 1; the teacher counts the rest.
+        label_loss: Distilling with a ``label_weight``: name of the loss of the labels; None takes "infonce".
+        label_loss_options: Options of that loss, as ``loss_options``.
         passages_per_query: K, how many passages of each query train in a step; at least 2.
         negatives: Which negatives: "random", "top" (of the list), or the share taken from the top as a number, the
             others drawn: 0.5 takes half from the top.
@@ -61,16 +66,22 @@ class RerankTrainingArguments(TrainingArguments):
     """
 
     objective: str | None = field(default=None, metadata={"help": "Name of the loss that is minimised, or 'paper'."})
+    loss_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "Options of that loss."})
     temperature: float = field(default=1.0, metadata={"help": "Divides the student's scores in the loss."})
     teacher_temperature: float = field(default=1.0, metadata={"help": "Divides the teacher's scores in the loss."})
     label_weight: float = field(default=0.0, metadata={"help": "Distilling: weight of the labels, from 0 to 1."})
+    label_loss: str | None = field(default=None, metadata={"help": "Distilling: name of the loss of the labels."})
+    label_loss_options: dict[str, Any] | str | None = field(default=None, metadata={"help": "Options of that loss."})
     passages_per_query: int = field(default=16, metadata={"help": "K, passages of each query in a step."})
-    negatives: str | float = field(default="random", metadata={"help": "'random', 'top', or the share from the top."})
+    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
+    negatives: float | str | None = field(
+        default="random", metadata={"help": "'random', 'top', or the share from the top."}
+    )
     batch_sources: str = field(default="mixed", metadata={"help": "Groups of a batch: 'mixed' or of 'one' source."})
     balance_processes: bool = field(default=True, metadata={"help": "Deal the groups of a step by their tokens."})
     max_length: int | None = field(default=None, metadata={"help": "Tokens of a pair."})
     query_max_length: int | None = field(default=None, metadata={"help": "Tokens that a query keeps."})
-    # None is refused; beside it, HfArgumentParser reads what a command line gives as text
+    # None as above
     max_tokens_per_micro_batch: int | str | None = field(default="auto", metadata={"help": "Tokens, or 'auto'."})
     recompute_activations: bool | None = field(default=None, metadata={"help": "None: where they would not fit."})
     share_prefix: bool | None = field(default=None, metadata={"help": "Run what a query's rows share once."})
@@ -98,7 +109,12 @@ class RerankTrainingArguments(TrainingArguments):
         default="final", metadata={"help": "'final', 'every_save' or 'never': reload what is saved, compare scores."}
     )
 
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS = [
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "loss_options",
+        "label_loss_options",
+        "model_init_kwargs",
+    ]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +133,9 @@ class RerankTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"label_weight={self.label_weight}: give a number from 0 (teacher only) to 1 (labels only)"
             )
+        for name in ("loss_options", "label_loss_options"):
+            if isinstance(getattr(self, name), str):
+                raise ValueError(f'{name}={getattr(self, name)!r}: expected a mapping, as JSON such as {{"k": 10}}')
         self.max_tokens_per_micro_batch = checked_max_tokens(self.max_tokens_per_micro_batch)
         _refuse_tokens(self.model_init_kwargs)
         if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
@@ -129,8 +148,9 @@ class RerankTrainingArguments(TrainingArguments):
     @property
     def top_share(self) -> float:
         """Share of the negatives that are taken from the top of the list, from 0 to 1."""
+        given = "" if self.negatives is None else self.negatives
         try:
-            share = NEGATIVES[self.negatives] if self.negatives in NEGATIVES else float(self.negatives)
+            share = NEGATIVES[given] if given in NEGATIVES else float(given)
         except ValueError:
             share = -1.0
         if not 0 <= share <= 1:

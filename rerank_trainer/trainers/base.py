@@ -108,8 +108,7 @@ class RerankTrainer(GroupHooks):
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
         refuse_unsupported(args)
         warn_of_emulation(args)
-        if objective is not None and args.objective is not None:
-            raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
+        _require_one_objective(objective, args)
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
         cheap: Any = {"peft_config": peft_config, "lora": lora}
         cheap |= {"quantization_config": quantization_config, "load_in_4bit": load_in_4bit}
@@ -167,6 +166,8 @@ class RerankTrainer(GroupHooks):
     def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:
         """The objective that a name in a :class:`TrainSource` stands for: the same as in ``args.objective``."""
         args = copy.copy(args)
+        if name != args.objective:
+            args.loss_options = None  # those of another loss
         args.objective = name
         return self.named_objective(args)
 
@@ -262,6 +263,17 @@ def with_watch(callbacks: Sequence[Any]) -> list[Any]:
     """The callbacks, objects or classes, and a :class:`RerankWatch` if none of them is one."""
     given = any(issubclass(each if isinstance(each, type) else type(each), RerankWatch) for each in callbacks)
     return [*callbacks] if given else [*callbacks, RerankWatch()]
+
+
+def _require_one_objective(objective: Objective | None, args: RerankTrainingArguments) -> None:
+    """Refuse a named objective, or options of one, beside an objective that is an object."""
+    if objective is not None and args.objective is not None:
+        raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
+    if objective is not None and args.loss_options is not None:
+        raise ValueError(
+            f"loss_options={args.loss_options!r} go with an objective that is named, and this one is an object. "
+            "Give them to its loss: with_options(loss_fn, ...)."
+        )
 
 
 def require_targets(groups: Any, objective: Objective) -> Any:

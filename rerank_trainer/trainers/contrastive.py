@@ -22,7 +22,16 @@ class ContrastiveRerankTrainer(RerankTrainer):
         Raises:
             ValueError: If the name is not known, or arguments are set that only a teacher gives a meaning.
         """
-        for name, unused in (("label_weight", 0.0), ("teacher_temperature", 1.0)):
+        needs_teacher = {
+            "label_weight": 0.0,
+            "label_loss": None,
+            "label_loss_options": None,
+            "teacher_temperature": 1.0,
+        }
+        for name, unused in needs_teacher.items():
             if getattr(args, name) != unused:
                 raise ValueError(f"{name}={getattr(args, name)} needs a teacher; use DistillRerankTrainer")
-        return contrastive_objective(args.objective or "infonce", temperature=args.temperature)
+        assert not isinstance(args.loss_options, str)  # the arguments refuse it
+        return contrastive_objective(
+            args.objective or "infonce", temperature=args.temperature, loss_options=args.loss_options
+        )

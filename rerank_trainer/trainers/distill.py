@@ -77,13 +77,23 @@ class DistillRerankTrainer(RerankTrainer):
         """The loss of teacher scores that ``args.objective`` names, mixed with the labels; KL when it names none.
 
         Raises:
-            ValueError: If the name is not known.
+            ValueError: If the name is not known, or a loss of labels is named that has no weight.
         """
+        for name in ("label_loss", "label_loss_options"):
+            if getattr(args, name) is not None and args.label_weight == 0:
+                raise ValueError(
+                    f"{name}={getattr(args, name)!r} would do nothing at label_weight=0; give a label_weight"
+                )
+        assert not isinstance(args.loss_options, str)  # the arguments refuse it
+        assert not isinstance(args.label_loss_options, str)
         return distillation_objective(
             args.objective or "kl",
             temperature=args.temperature,
             teacher_temperature=args.teacher_temperature,
+            loss_options=args.loss_options,
             label_weight=args.label_weight,
+            label_loss=args.label_loss or "infonce",
+            label_loss_options=args.label_loss_options,
         )
 
     def named_source_objective(self, name: str, args: RerankTrainingArguments) -> Objective:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rerank_trainer.losses import LOSSES
+from rerank_trainer.losses import LOSSES, positive_margin_mse
 
 NAN, INF = math.nan, math.inf
 
@@ -28,6 +28,8 @@ class Case:
         extreme: A score whose loss float32 can hold.
         max_label: As the loss must state it.
         options: Further keyword arguments under which all properties must hold as well.
+        jumps_at_ties: Whether it has no derivative where scores are equal.
+        scale_free: Whether scores times a number have the same loss.
     """
 
     labels: list[list[float]]
@@ -37,7 +39,9 @@ class Case:
     undefined: list[list[float]]
     extreme: float = 1e30
     max_label: float | None = None
-    options: list[dict[str, float]] = field(default_factory=lambda: [{}])
+    options: list[dict[str, Any]] = field(default_factory=lambda: [{}])
+    jumps_at_ties: bool = False
+    scale_free: bool = False
 
 
 BINARY = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
@@ -46,7 +50,45 @@ TEACHER = [[-3.5, 8.25, 1.0, 0.5], [-12.0, -1.0, -1.0, -4.0], [0.1, 0.2, 0.3, 0.
 
 E1, E2, E3 = math.exp(1.0), math.exp(2.0), math.exp(3.0)
 
+
+def log_share(score: float, *others: float) -> float:
+    """The cross-entropy of one passage against these others."""
+    return math.log(sum(math.exp(other - score) for other in (score, *others)))
+
+
+def soft_rank(score: float, *others: float) -> float:
+    return 1 + sum(1 / (1 + math.exp(score - other)) for other in others)
+
+
 CASES = {
+    "adr_mse": Case(
+        labels=TEACHER,
+        value_labels=[0.5, 5.0, 0.5],  # ranks 2.5, 1, 2.5
+        value=(
+            (soft_rank(2, 1, 3) - 2.5) ** 2 / math.log2(3.5)
+            + (soft_rank(1, 2, 3) - 1) ** 2
+            + (soft_rank(3, 1, 2) - 2.5) ** 2 / math.log2(3.5)
+        )
+        / 3,
+        defined=[[-5.0, 3.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
+    ),
+    "approx_mrr": Case(
+        labels=[[0.0, 1.0, 0.0, 0.0], [0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]],
+        value_labels=[2.0, 3.0, 0.0],  # the first is the best positive; the other one does not stand before it
+        value=1 - 1 / soft_rank(2, 3),
+        defined=[[1.0, 0.0], [2.0, 1.0, 0.0], [1e-40, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [1.0, 2.0, 1.0], [2.0, 2.0], [1.0], [0.0], [-1.0, 0.0]],
+    ),
+    "approx_ndcg": Case(
+        labels=GRADED,
+        value_labels=[1.0, 2.0, 0.0],
+        value=1
+        - (1 / math.log2(1 + soft_rank(2, 1, 3)) + 3 / math.log2(1 + soft_rank(1, 2, 3))) / (3 + 1 / math.log2(3)),
+        defined=[[1.0, 0.0], [2.0, 1.0], [1e-30, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [2.0, 2.0], [1.0], [0.0], [-1.0, 0.0]],
+        max_label=64.0,
+    ),
     "bce": Case(
         labels=BINARY,
         value_labels=[1.0, 0.0, 0.25],
@@ -54,6 +96,14 @@ CASES = {
         defined=[[0.0], [1.0, 1.0], [0.0, 0.0, 0.0]],
         undefined=[],
         max_label=1.0,
+    ),
+    "hinge": Case(
+        labels=TEACHER,
+        value_labels=[0.5, 5.0, -1.0],  # second over first, second over third, first over third
+        value=(2.0 + 3.0 + 2.0) / 3,
+        defined=[[3.0, -5.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
+        options=[{}, {"margin": 0.25}, {"margin": 5.0}],
     ),
     "infonce": Case(
         labels=GRADED,
@@ -70,6 +120,46 @@ CASES = {
         undefined=[[7.0], [0.0]],
         options=[{}, {"teacher_temperature": 0.5}, {"teacher_temperature": 8.0}],
     ),
+    "lambdarank": Case(
+        labels=GRADED,
+        value_labels=[
+            1.0,
+            2.0,
+            0.0,
+        ],  # ranks 2, 3, 1 and gains 1, 3, 0: second over first, over third, first over third
+        value=(
+            (10 * (1 - 1 / math.log2(3)) + 1 / math.log2(3) - 1 / 2) * 2 * math.log(1 + E1)
+            + (10 * (1 / math.log2(3) - 1 / 2) + 1 - 1 / 2) * 3 * math.log(1 + E2)
+            + (10 * (1 - 1 / math.log2(3)) + 1 - 1 / math.log2(3)) * 1 * math.log(1 + E1)
+        )
+        / (3 * (3 + 1 / math.log2(3))),
+        defined=[[1.0, 0.0], [2.0, 1.0], [1e-30, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [2.0, 2.0], [1.0], [0.0], [-1.0, 0.0]],
+        max_label=64.0,
+        options=[
+            {},
+            {"mu": 0.5, "k": 2},
+            {"weighting": "ndcg_loss1"},
+            {"weighting": "ndcg_loss2", "k": 1},
+            {"weighting": "lambdarank"},
+        ],
+        jumps_at_ties=True,
+    ),
+    "list_mle": Case(
+        labels=GRADED,
+        value_labels=[1.0, 2.0, 0.0],
+        value=log_share(1, 2, 3) + log_share(2, 3),
+        defined=[[-5.0, 3.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
+    ),
+    "listnet": Case(
+        labels=GRADED,
+        value_labels=[0.0, math.log(2.0), 0.0],  # softmax: 1/4, 1/2, 1/4
+        value=math.log(E1 + E2 + E3) - (0.25 * (2 + 3) + 0.5 * 1),
+        defined=[[-5.0, 3.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
+        options=[{}, {"label_temperature": 0.2}, {"label_temperature": 8.0}],
+    ),
     "margin_mse": Case(
         labels=TEACHER,
         value_labels=[0.5, 5.0, -1.0],  # the second passage is the best: margins -1 and -2, teacher's 4.5 and 6
@@ -77,6 +167,7 @@ CASES = {
         defined=[[-5.0, 3.0], [2.0, 2.0], [0.0, 0.0, 0.0]],
         undefined=[[7.0], [0.0]],
         extreme=1e18,
+        options=[{}, {"pairs": "all"}],
     ),
     "mse": Case(
         labels=TEACHER,
@@ -84,6 +175,29 @@ CASES = {
         value=(1.5**2 + 4.0**2 + 4.0**2) / 3,
         defined=[[-5.0, 3.0], [7.0], [0.0]],
         undefined=[],
+        extreme=1e18,
+    ),
+    "p_list_mle": Case(
+        labels=GRADED,
+        value_labels=[1.0, 2.0, 0.0],  # weights 3, 1, 0
+        value=(3 * log_share(1, 2, 3) + log_share(2, 3)) / 4,
+        defined=[[-5.0, 3.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
+    ),
+    "pearson": Case(
+        labels=TEACHER,
+        value_labels=[0.5, 5.0, 0.5],  # deviations of the scores 0, -1, 1; of the targets -1.5, 3, -1.5
+        value=1 - (-1 * 3 + 1 * -1.5) / math.sqrt(2 * (3**2 + 2 * 1.5**2)),
+        defined=[[-5.0, 3.0, 1.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 1.0], [-3.0, -3.0, -3.0], [1.0]],
+        scale_free=True,
+    ),
+    "positive_margin_mse": Case(
+        labels=GRADED,
+        value_labels=[1.0, 2.0, 0.0],  # the teacher's scores are the squares: 1, 4, 0
+        value=((1 - 2 - (4 - 1)) ** 2 + (1 - 3 - (4 - 0)) ** 2 + (2 - 3 - (1 - 0)) ** 2) / 3,
+        defined=[[-5.0, 3.0], [1.0, 1.0, 0.0]],
+        undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
         extreme=1e18,
     ),
     "ranknet": Case(
@@ -94,6 +208,16 @@ CASES = {
         undefined=[[0.0, 0.0, 0.0], [2.0, 2.0], [-3.0, -3.0, -3.0], [1.0]],
     ),
 }
+
+
+def positive_margin_mse_of_squares(scores: Tensor, labels: Tensor, **arguments: Any) -> Tensor:
+    """A loss that takes labels and teacher scores, here of labels alone: the teacher's scores are their squares."""
+    return positive_margin_mse(scores, labels, teacher_scores=labels.double().square(), **arguments)
+
+
+positive_margin_mse_of_squares.counts = positive_margin_mse.counts
+
+LOSS_FNS = LOSSES | {"positive_margin_mse": positive_margin_mse_of_squares}
 
 each_loss = pytest.mark.parametrize("name", sorted(LOSSES))
 each_loss_and_option = pytest.mark.parametrize(
@@ -127,7 +251,7 @@ def value_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The groups' values, and the gradient of their sum with respect to the scores."""
     scores = scores.detach().clone().requires_grad_()
-    values = LOSSES[name](scores, labels, mask=mask, **options)
+    values = LOSS_FNS[name](scores, labels, mask=mask, **options)
     (gradient,) = torch.autograd.grad(values.sum(), scores)
     return values.detach(), gradient
 
@@ -141,7 +265,7 @@ def test_value_is_the_one_by_hand(name):
     case = CASES[name]
     mask = torch.ones(1, 3, dtype=torch.bool)
 
-    values = LOSSES[name](torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([case.value_labels]), mask=mask)
+    values = LOSS_FNS[name](torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([case.value_labels]), mask=mask)
 
     torch.testing.assert_close(values, torch.tensor([case.value]))
 
@@ -172,7 +296,7 @@ def test_masked_passage_counts_as_absent(name, options, garbage):
     torch.testing.assert_close(values, expected_values)
     torch.testing.assert_close(gradient[:, real], expected_gradient)
     assert (gradient[:, [1, 4]] == 0).all()
-    assert (LOSSES[name].counts(wide["labels"], wide_mask) == LOSSES[name].counts(labels, mask)).all()
+    assert (LOSS_FNS[name].counts(wide["labels"], wide_mask) == LOSS_FNS[name].counts(labels, mask)).all()
 
 
 WEIGHTS = [[1, 2, 3, 1], [2, 0, 1, 3], [1, 1, 4, 2]]
@@ -232,13 +356,20 @@ def test_weights_of_one_change_nothing(name, options):
     assert gradient.equal(expected_gradient)
 
 
+def without_ties(name: str, scores: Tensor) -> Tensor:
+    """The scores, with no two equal in a group if the loss jumps there."""
+    untied = scores.detach() + torch.tensor([0.0, 0.25, 0.0, 0.0], dtype=scores.dtype)
+    return untied.requires_grad_() if CASES[name].jumps_at_ties else scores
+
+
 @each_loss_and_option
 def test_gradient_under_weights_is_the_derivative_of_the_value(name, options):
     scores, labels, mask = example(name, torch.float64)
+    scores = without_ties(name, scores)
     weights = torch.tensor([[0.5, 0.0, 1.5, 2.0], [0.1, 0.2, 0.3, 0.0], [1.0, 7.0, 0.25, 1.0]], dtype=torch.float64)
 
     def loss(scores):
-        return LOSSES[name](scores, labels, mask=mask, weights=weights, **options)
+        return LOSS_FNS[name](scores, labels, mask=mask, weights=weights, **options)
 
     assert torch.autograd.gradcheck(loss, scores)
 
@@ -250,7 +381,7 @@ def test_fractional_weights_give_a_value_between_those_of_the_integers_around(na
     around = []
     for weight in (0.0, 0.25, 0.5, 0.75, 1.0):
         weights[0, 0] = weight
-        around.append(LOSSES[name](scores, labels, mask=mask, weights=weights)[0].item())
+        around.append(LOSS_FNS[name](scores, labels, mask=mask, weights=weights)[0].item())
 
     assert around == sorted(around) or around == sorted(around, reverse=True)
     assert len(set(around)) == 5 and all(map(math.isfinite, around))
@@ -272,7 +403,7 @@ def test_weights_of_another_shape_are_refused(name):
     scores, labels, mask = example(name)
 
     with pytest.raises(ValueError, match=r"must have one shape .* weights \(3, 1\), mask \(3, 4\)"):
-        LOSSES[name](scores, labels, mask=mask, weights=torch.ones(3, 1))
+        LOSS_FNS[name](scores, labels, mask=mask, weights=torch.ones(3, 1))
 
 
 @each_loss
@@ -339,7 +470,7 @@ def test_fully_masked_group_gives_zero_and_zero_gradient(name, options, garbage)
 
     assert (values == 0).all()
     assert (gradient == 0).all()
-    assert not LOSSES[name].counts(labels, mask).any()
+    assert not LOSS_FNS[name].counts(labels, mask).any()
 
 
 @pytest.mark.parametrize(
@@ -353,7 +484,7 @@ def test_group_that_does_not_count_gives_zero_and_zero_gradient(name, labels, sc
 
     values, gradient = value_and_gradient(name, scores, labels, mask)
 
-    assert LOSSES[name].counts(labels, mask).tolist() == [False, False]
+    assert LOSS_FNS[name].counts(labels, mask).tolist() == [False, False]
     assert values.tolist() == [0.0, 0.0]
     assert (gradient == 0).all()
 
@@ -373,7 +504,7 @@ def test_group_that_counts_gives_a_value_above_zero_and_the_same_beside_padding(
     assert bare.item() > 0
     assert (gradient != 0).any()
     torch.testing.assert_close(values, bare.repeat(2))
-    assert LOSSES[name].counts(labels, mask).tolist() == [True, True]
+    assert LOSS_FNS[name].counts(labels, mask).tolist() == [True, True]
 
 
 @each_loss
@@ -384,7 +515,7 @@ def test_no_nan_arises_on_the_way_back_from_a_group_that_does_not_count(name):
     mask[2, 1:] = False
 
     with torch.autograd.set_detect_anomaly(True, check_nan=True):
-        LOSSES[name](scores, labels, mask=mask).sum().backward()
+        LOSS_FNS[name](scores, labels, mask=mask).sum().backward()
 
     assert scores.grad.isfinite().all()
 
@@ -429,9 +560,10 @@ def test_extreme_scores_at_masked_passages_are_not_seen(name):
 @each_loss_and_option
 def test_gradient_is_the_derivative_of_the_value(name, options):
     scores, labels, mask = example(name, torch.float64)
+    scores = without_ties(name, scores)
     mask[0, 3], mask[1, 0] = False, False
 
-    assert torch.autograd.gradcheck(lambda scores: LOSSES[name](scores, labels, mask=mask, **options), scores)
+    assert torch.autograd.gradcheck(lambda scores: LOSS_FNS[name](scores, labels, mask=mask, **options), scores)
 
 
 @each_loss_and_option
@@ -443,7 +575,10 @@ def test_temperature_divides_the_scores_and_nothing_else(name, options):
 
     assert warm.equal(halved)
     torch.testing.assert_close(gradient, half_gradient / 2.0)
-    assert not warm.equal(value_and_gradient(name, scores, labels, mask, **options)[0])
+    if CASES[name].scale_free:
+        torch.testing.assert_close(warm, value_and_gradient(name, scores, labels, mask, **options)[0])
+    else:
+        assert not warm.equal(value_and_gradient(name, scores, labels, mask, **options)[0])
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, NAN, INF])
@@ -452,7 +587,7 @@ def test_temperature_that_is_not_positive_and_finite_is_refused(name, temperatur
     scores, labels, mask = example(name)
 
     with pytest.raises(ValueError, match=rf"^temperature must be a positive finite number .*got {temperature}"):
-        LOSSES[name](scores, labels, mask=mask, temperature=temperature)
+        LOSS_FNS[name](scores, labels, mask=mask, temperature=temperature)
 
 
 @pytest.mark.parametrize(
@@ -461,19 +596,17 @@ def test_temperature_that_is_not_positive_and_finite_is_refused(name, temperatur
 )
 @each_loss
 def test_shapes_that_would_broadcast_are_refused(name, scores, labels, mask):
-    found = f"got scores {scores}, labels {labels}, mask {mask}"
-
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole text is compared below
-        LOSSES[name](torch.zeros(scores), torch.zeros(labels), mask=torch.ones(mask, dtype=torch.bool))
+        LOSS_FNS[name](torch.zeros(scores), torch.zeros(labels), mask=torch.ones(mask, dtype=torch.bool))
 
     assert "must have one shape (batch_size, group_size)" in str(error.value)
-    assert found in str(error.value)
+    assert all(found in str(error.value) for found in (f"got scores {scores}, labels {labels}, ", f", mask {mask}. "))
 
 
 @each_loss
 def test_counts_refuses_labels_and_mask_of_unlike_shapes(name):
     with pytest.raises(ValueError, match=r"labels and mask must have one shape .* got labels \(4, 1\), mask \(4, 3\)"):
-        LOSSES[name].counts(torch.zeros(4, 1), torch.ones(4, 3, dtype=torch.bool))
+        LOSS_FNS[name].counts(torch.zeros(4, 1), torch.ones(4, 3, dtype=torch.bool))
 
 
 @each_loss
@@ -481,18 +614,18 @@ def test_mask_that_is_not_bool_is_refused(name):
     scores, labels, mask = example(name)
 
     with pytest.raises(ValueError, match=r"mask must be a bool tensor .*got torch\.int64"):
-        LOSSES[name](scores, labels, mask=mask.long())
+        LOSS_FNS[name](scores, labels, mask=mask.long())
 
 
 @each_loss
 def test_group_size_zero_is_refused(name):
     with pytest.raises(ValueError, match=r"group_size must be at least 1, got tensors of shape \(2, 0\)"):
-        LOSSES[name](torch.zeros(2, 0), torch.zeros(2, 0), mask=torch.zeros(2, 0, dtype=torch.bool))
+        LOSS_FNS[name](torch.zeros(2, 0), torch.zeros(2, 0), mask=torch.zeros(2, 0, dtype=torch.bool))
 
 
 @each_loss
 def test_batch_without_groups_gives_no_values(name):
-    assert LOSSES[name](torch.zeros(0, 4), torch.zeros(0, 4), mask=torch.zeros(0, 4, dtype=torch.bool)).shape == (0,)
+    assert LOSS_FNS[name](torch.zeros(0, 4), torch.zeros(0, 4), mask=torch.zeros(0, 4, dtype=torch.bool)).shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -516,11 +649,11 @@ def test_type_of_the_scores_and_not_of_the_labels_sets_the_precision(name, label
     labels = torch.tensor(BINARY).to(labels_dtype)
     mask = torch.ones(3, 4, dtype=torch.bool)
 
-    values = LOSSES[name](scores, labels, mask=mask)
+    values = LOSS_FNS[name](scores, labels, mask=mask)
 
     assert values.dtype == torch.float32
-    assert values.equal(LOSSES[name](scores, torch.tensor(BINARY), mask=mask))
-    assert LOSSES[name](scores.double(), labels, mask=mask).dtype == torch.float64
+    assert values.equal(LOSS_FNS[name](scores, torch.tensor(BINARY), mask=mask))
+    assert LOSS_FNS[name](scores.double(), labels, mask=mask).dtype == torch.float64
 
 
 @each_loss
@@ -530,8 +663,8 @@ def test_inputs_are_left_as_they_are(name):
     labels[0, 1] = -100.0
     before = [tensor.detach().clone() for tensor in (scores, labels, mask)]
 
-    LOSSES[name].counts(labels, mask)
-    LOSSES[name](scores, labels, mask=mask).sum().backward()
+    LOSS_FNS[name].counts(labels, mask)
+    LOSS_FNS[name](scores, labels, mask=mask).sum().backward()
 
     assert all(tensor.equal(copy) for tensor, copy in zip((scores, labels, mask), before, strict=True))
 
@@ -541,8 +674,8 @@ def test_no_value_is_read_so_that_no_accelerator_waits(name):
     """A tensor on the meta device has no values: whoever asks for one fails."""
     cells, mask = torch.empty(3, 4, device="meta"), torch.empty(3, 4, device="meta", dtype=torch.bool)
 
-    assert LOSSES[name](cells, cells, mask=mask).shape == (3,)
-    assert LOSSES[name].counts(cells, mask).shape == (3,)
+    assert LOSS_FNS[name](cells, cells, mask=mask).shape == (3,)
+    assert LOSS_FNS[name].counts(cells, mask).shape == (3,)
 
 
 @each_loss
@@ -552,7 +685,9 @@ def test_contract_is_visible_on_the_function(name):
 
     assert list(parameters)[:5] == ["scores", "labels", "mask", "temperature", "weights"]
     assert parameters["weights"].default is None
-    assert set(list(parameters)[5:]) == {option for options in CASES[name].options for option in options}
+    own = set(list(parameters)[5:])
+    assert own - {"teacher_scores"} == {option for options in CASES[name].options for option in options}
+    assert loss_fn.takes_teacher_scores == ("teacher_scores" in own)
     assert all(parameters[option].kind is inspect.Parameter.KEYWORD_ONLY for option in list(parameters)[2:])
     assert parameters["temperature"].default == 1.0
     assert loss_fn.__name__ == name

@@ -143,8 +143,9 @@ def queries_of_batches(trainer: RerankTrainer) -> list[list[str]]:
 
 def watch(folder: Path) -> None:
     """One run whose figures are kept, and one with a poisoned row whose error is."""
-    options = {"optim": "sgd", "learning_rate": 0.05, "train_sampling_strategy": "sequential"}
-    args = arguments(folder, groups_per_batch=8, **options)
+    # rows in their order and not exchanged between processes: the error names those of each process
+    options = {"train_sampling_strategy": "sequential", "balance_processes": False}
+    args = arguments(folder, groups_per_batch=8, optim="sgd", learning_rate=0.05, **options)
     trainer = DistillRerankTrainer(small_reranker(spread=0.3), args, train_dataset=ragged_groups())
     trainer.train()
     windows = [[entry[name] for name in FIGURES] for entry in trainer.state.log_history if "loss" in entry]

@@ -11,12 +11,14 @@ import torch
 from transformers import EarlyStoppingCallback
 
 from rerank_trainer.evaluation.metrics import ranking_metrics
+from rerank_trainer.losses import infonce
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.naming import contrastive_objective
 from rerank_trainer.teachers.teacher import as_teacher
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
+from rerank_trainer.trainers.sources import TrainSource
 from tests.tiny_models import tiny_model
 from tests.trainers.conftest import SILENT, small_reranker, word_groups
 
@@ -270,10 +272,44 @@ def test_two_teachers_are_refused(taught, make_args):
         DistillRerankTrainer(small_reranker(), make_args(), teacher=taught[0].reranker, train_dataset=groups)
 
 
-@pytest.mark.parametrize("options", [{"label_weight": 0.5}, {"teacher_temperature": 2.0}], ids=lambda o: next(iter(o)))
+@pytest.mark.parametrize(
+    "options",
+    [{"label_weight": 0.5}, {"label_loss": "hinge"}, {"label_loss_options": {"k": 3}}, {"teacher_temperature": 2.0}],
+    ids=lambda o: next(iter(o)),
+)
 def test_settings_that_only_a_teacher_gives_a_meaning_are_refused(make_args, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}=.* needs a teacher"):
         ContrastiveRerankTrainer(small_reranker(), make_args(**options))
+
+
+@pytest.mark.parametrize("options", [{"label_loss": "hinge"}, {"label_loss_options": {"margin": 2.0}}], ids=str)
+def test_a_loss_of_the_labels_without_weight_is_refused(make_args, options):
+    groups = word_groups(2).add_column("teacher_scores", [[1.0] * 6] * 2)
+
+    with pytest.raises(ValueError, match=f"{next(iter(options))}=.* would do nothing at label_weight=0"):
+        DistillRerankTrainer(small_reranker(), make_args(**options), train_dataset=groups)
+
+
+def test_options_of_losses_reach_the_named_objectives(make_args):
+    options = {"objective": "hinge", "loss_options": {"margin": 2.0}}
+    contrastive = ContrastiveRerankTrainer(small_reranker(), make_args(**options))
+    mixture = {"label_weight": 0.5, "label_loss": "lambdarank", "label_loss_options": {"k": 3}}
+    distill = DistillRerankTrainer(small_reranker(), make_args(**options, **mixture))
+
+    assert repr(contrastive.objective.loss_fn.func) == "hinge(margin=2.0)"
+    assert [repr(part.loss_fn.func) for part in distill.objective.parts] == ["hinge(margin=2.0)", "lambdarank(k=3)"]
+    sources = {
+        "a": TrainSource(word_groups(3), objective="infonce"),
+        "b": TrainSource(word_groups(3), objective="hinge"),
+    }
+    by_source = ContrastiveRerankTrainer(small_reranker(), make_args(**options), train_dataset=sources).objective
+    losses = [part.loss_fn.func for part in by_source.parts]
+    assert losses[0] is infonce and repr(losses[1]) == "hinge(margin=2.0)"  # those of hinge are of no other loss
+
+
+def test_options_beside_an_objective_that_is_an_object_are_refused(make_args):
+    with pytest.raises(ValueError, match=r"loss_options=\{'k': 3\} go with an objective that is named"):
+        RerankTrainer(small_reranker(), make_args(loss_options={"k": 3}), objective=contrastive_objective("infonce"))
 
 
 def test_two_objectives_are_refused(make_args):
