@@ -21,7 +21,8 @@ from tests.tiny_models import PAIRS, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks
 
-KINDS = ["bert", "modernbert", "roberta", "deberta-v2", "electra", "mpnet", "qwen3", "llama", "gemma2"]
+OTHERS = ["deberta-v2", "electra", "gemma2", "llama", "mpnet", "roberta"]
+KINDS = ["bert", "modernbert", "qwen3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)]
 SHORT = PAIRS[:6]
 
 
