@@ -47,6 +47,8 @@ def write_loader_files(
     transformer: Mapping[str, Any] = _CLASSIFIER,
     modules: Sequence[tuple[str, type]] = (),
     in_float32: Sequence[str] = (),
+    base_config: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what sentence-transformers reads beside the Hugging Face files.
 
@@ -54,17 +56,21 @@ def write_loader_files(
     text-embeddings-inference look for it.
 
     Args:
-        folder: A folder that holds the model and tokenizer already.
+        folder: A folder that holds the model, or an adapter, and the tokenizer already.
         max_length: Tokens of a row.
         transformer: How sentence-transformers runs the model; by default its logits are the scores.
         modules: Folder and class of each module behind the model.
         in_float32: Layers that compute in float32 whatever the type of the weights.
+        base_config: For an adapter, whose folder has no ``config.json``: what its base's must say to be opened as it
+            was, such as ``num_labels``.
+        settings: For an adapter: what only our own loader reads, see ``peers.stored_settings``.
     """
     folder = Path(folder)
     chain = [("", _TRANSFORMER), *((path, f"{kind.__module__}.{kind.__name__}") for path, kind in modules)]
     entries = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(chain)]
     _write(folder / MODULES, entries)
-    _write(folder / TRANSFORMER_SETTINGS, {**transformer, "max_seq_length": max_length})
+    base = {} if base_config is None else {"config_kwargs": dict(base_config)}
+    _write(folder / TRANSFORMER_SETTINGS, {**transformer, "max_seq_length": max_length, **base})
     _write(
         folder / MODEL_SETTINGS,
         {
@@ -78,6 +84,7 @@ def write_loader_files(
             "model_type": "CrossEncoder",
             "prompts": {},
             **({"keep_in_fp32_modules": list(in_float32)} if in_float32 else {}),
+            **({} if settings is None else {"rerank_trainer": dict(settings)}),
         },
     )
 

@@ -115,6 +115,11 @@ def stored_max_length(name: str, hub: dict[str, Any]) -> int | None:
     return (_read(name, TRANSFORMER_SETTINGS, hub) or {}).get("max_seq_length")
 
 
+def stored_settings(name: str, hub: dict[str, Any]) -> dict[str, Any]:
+    """What our own adapters store where whole models have their ``config.json``; empty for others'."""
+    return dict((_read(name, MODEL_SETTINGS, hub) or {}).get("rerank_trainer") or {})
+
+
 def log_activation(name: str, config: PretrainedConfig, hub: dict[str, Any]) -> None:
     """Say in the log that a stored activation, such as a sigmoid, is not applied: scores here are the logits."""
     stored = (
