@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -15,7 +16,16 @@ from transformers import (
 
 from tests.tiny_tokenizers import TEXTS, TOKENIZERS, byte_tokenizer
 
-__all__ = ["KINDS", "PAIRS", "TEXTS", "byte_tokenizer", "tiny_config", "tiny_model"]
+__all__ = [
+    "KINDS",
+    "PAIRS",
+    "RECURRENT",
+    "TEXTS",
+    "byte_tokenizer",
+    "tiny_config",
+    "tiny_language_model",
+    "tiny_model",
+]
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 _NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -79,6 +89,14 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 DECODERS = ["llama", "gemma", "gemma2", "gemma3", "mistral", "qwen2", "qwen3"]
 
+_MAMBA2 = {"expand": 2, "head_dim": 16, "num_heads": 4, "n_groups": 1, "state_size": 4, "chunk_size": 8}
+# Recurrent and hybrid backbones that Transformers has no classifier for: the tokenizer, and the configuration besides.
+RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba": ("bare bytes", {"state_size": 4, "time_step_rank": 4}),
+    "mamba2": ("bare bytes", _MAMBA2),
+    "recurrent_gemma": ("gemma", {"num_key_value_heads": 1, "attention_window_size": 16, "num_hidden_layers": 3}),
+}
+
 
 def tiny_config(kind: str, vocab_size: int) -> PretrainedConfig:
     """The configuration of a tiny model of one of the ``KINDS``, without dropout."""
@@ -101,13 +119,27 @@ def tiny_model(
     config = tiny_config(kind, len(tokenizer))
     config.num_labels = num_labels
     torch.manual_seed(seed)
-    model = AutoModelForSequenceClassification.from_config(config)
+    return _spread_out(AutoModelForSequenceClassification.from_config(config), spread), tokenizer
+
+
+def tiny_language_model(
+    kind: str, *, seed: int = 0, spread: float = 0.3
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A tiny language model of one of the ``RECURRENT`` kinds and its tokenizer, as such models are published."""
+    name, options = RECURRENT[kind]
+    tokenizer = TOKENIZERS[name]()
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **{**_SIZES, **options})
+    torch.manual_seed(seed)
+    return _spread_out(AutoModelForCausalLM.from_config(config), spread), tokenizer
+
+
+def _spread_out(model: PreTrainedModel, spread: float) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=spread)
         elif "bias" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 PAIRS = [(query, passage) for query in TEXTS[:3] for passage in TEXTS] + [

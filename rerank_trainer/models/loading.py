@@ -9,15 +9,28 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import has_file
 
+from rerank_trainer.models.adapters import base_of_adapter, num_virtual_tokens, with_saved_adapter
+from rerank_trainer.models.chains import end_in_score, needs_chain, stored_modules
 from rerank_trainer.models.heads import fold_two_logits
-from rerank_trainer.models.peers import log_activation, refuse_foreign
-from rerank_trainer.models.weight_files import loading_options, pickles_refused, refuse_pickled_head
+from rerank_trainer.models.peers import log_activation, refuse_foreign, stored_chain
+from rerank_trainer.models.quantization import keep_weights_as_they_are, quantized_around_head
+from rerank_trainer.models.weight_files import (
+    loading_options,
+    pickles_refused,
+    refuse_pickled_adapter,
+    refuse_pickled_head,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,58 +42,113 @@ def load_model(
     name: str,
     *,
     keep_layers: int | list[int] | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A sequence classification model with one logit, and the names of its freshly initialised parameters.
+    """A model that gives one logit a row, and the names of its freshly initialised parameters.
 
     Args:
-        name: Hub id or folder.
+        name: Hub id or folder, of a model or of an adapter, which brings its base.
         keep_layers: Keep only these layers of the backbone: a count from the first, or their numbers.
+        quantization_config: How the linear layers of the backbone are quantised; the head is not.
         trust_remote_code: Whether code from the checkpoint may run.
         allow_pickle: Whether pickled weights may be read; with ``weights_only=True``.
-        **model_kwargs: Passed on to ``AutoModelForSequenceClassification.from_pretrained`` (dtype, revision, token...).
+        **model_kwargs: Passed on to ``from_pretrained`` of Transformers (dtype, revision, token...).
 
     Raises:
         ValueError: If the checkpoint classifies into more than two labels, another library scores it otherwise than as
-            a pair of texts with one logit, or it holds pickled weights that are not allowed.
+            a pair of texts with one logit, it holds pickled weights that are not allowed, or it is an adapter that does
+            not fit its base.
     """
     # what AutoConfig also needs; the rest belongs to the weights
     shared = ("revision", "token", "cache_dir", "local_files_only")
     hub: dict[str, Any] = {key: model_kwargs[key] for key in shared if key in model_kwargs}
     refuse_foreign(name, hub)
+    refuse_pickled_adapter(name, allow_pickle=allow_pickle, hub=hub)
+    adapter = base_of_adapter(name, hub)
+    if adapter is not None:
+        base, untrained = load_model(
+            str(adapter.base_model_name_or_path),
+            keep_layers=keep_layers,
+            quantization_config=quantization_config,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+            **{**model_kwargs, "revision": adapter.revision},
+        )
+        return with_saved_adapter(base, name, hub=hub, fresh=untrained), []
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
-    has_head = any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
-    num_labels = config.num_labels if has_head else 1
-    if num_labels > 2:
-        raise ValueError(
-            f"{name} classifies into {num_labels} labels {list(config.id2label.values())}; a reranker has one logit, "
-            "or two (not relevant, relevant). Choose a reranker, or the backbone under this model."
+    options = {**loading_options(model_kwargs, allow_pickle=allow_pickle), "trust_remote_code": trust_remote_code}
+    stored = stored_chain(name, hub)
+    is_chain = stored is not None or needs_chain(config)
+    has_head = stored is not None or any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
+    num_labels = _num_labels(name, config) if has_head and not is_chain else 1
+    kind = _auto_class(config, is_chain=is_chain)
+    if quantization_config is not None:
+        options["quantization_config"] = quantized_around_head(
+            quantization_config, kind, config, trust_remote_code=trust_remote_code
         )
-    options = loading_options(model_kwargs, allow_pickle=allow_pickle)
     with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=num_labels, trust_remote_code=trust_remote_code, output_loading_info=True, **options
-        )
+        model, report = kind.from_pretrained(name, num_labels=num_labels, output_loading_info=True, **options)
+    keep_weights_as_they_are(model)
     if num_labels == 2:
-        labels = list(config.id2label.values())
         fold_two_logits(model)
-        logger.info("%s has two logits %s: the score is the second minus the first", name, labels)
+        logger.info("%s has two logits %s: the score is the second minus the first", name, [*config.id2label.values()])
     if keep_layers is not None:
         keep_backbone_layers(model, keep_layers)
-    fresh = sorted(set(report["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    model.changed_on_load = _changes(num_labels=num_labels, keep_layers=keep_layers, revision=hub.get("revision"))
+    fresh = set(report["missing_keys"]) & {name for name, _ in model.named_parameters()}
+    if stored is not None:
+        modules = stored_modules(name, stored, hub=hub, allow_pickle=allow_pickle)
+        end_in_score(model, modules, output=stored.output, feature=stored.feature, in_float32=stored.in_float32)
+    elif is_chain:
+        end_in_score(model)
+        fresh |= {f"chain.{name}" for name, _ in model.chain.named_parameters()}
     if fresh:
         refuse_pickled_head(name, hub=hub)
-        logger.info("%s has no trained score head: freshly initialised %s", name, fresh)
+        logger.info("%s has no trained score head: freshly initialised %s", name, sorted(fresh))
     if has_head:
         log_activation(name, config, hub)
     model.config.problem_type = None
-    return model, fresh
+    return model, sorted(fresh)
+
+
+def _num_labels(name: str, config: PretrainedConfig) -> int:
+    """How many logits a classifier has, one or two."""
+    if config.num_labels > 2:
+        raise ValueError(
+            f"{name} classifies into {config.num_labels} labels {list(config.id2label.values())}; a reranker has one "
+            "logit, or two (not relevant, relevant). Choose a reranker, or the backbone under this model."
+        )
+    return config.num_labels
+
+
+def _auto_class(config: PretrainedConfig, *, is_chain: bool) -> Any:
+    """The class of Transformers that loads the checkpoint: a classifier, or the backbone of a chain."""
+    if not is_chain:
+        return AutoModelForSequenceClassification
+    # AutoModel would make up a decoder for the encoder of a T5
+    is_encoder = any(a.endswith("EncoderModel") for a in config.architectures or ())
+    return AutoModelForTextEncoding if is_encoder else AutoModel
+
+
+def _changes(*, num_labels: int, keep_layers: int | list[int] | None, revision: str | None) -> str:
+    """In words, why a model is another than the one that its name stands for; empty where it is the same."""
+    changes = {
+        "its two logits became one": num_labels == 2,
+        f"keep_layers={keep_layers!r}": keep_layers is not None,
+        f"revision={revision!r}, which other loaders do not take for a base": revision not in (None, "main"),
+    }
+    return "; ".join(change for change, happened in changes.items() if happened)
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False, **hub: Any) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, cutting texts at the side that the checkpoint says."""
+    """The checkpoint's tokenizer (an adapter without one has its base's), cutting texts at the side that it says."""
+    if not has_file(name, "tokenizer_config.json", **hub):
+        adapter = base_of_adapter(name, hub)
+        if adapter is not None:
+            name, hub = str(adapter.base_model_name_or_path), {**hub, "revision": adapter.revision}
     return AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
 
 
@@ -112,11 +180,12 @@ def num_positions(model: nn.Module) -> int | None:
     """How many tokens the model's table of positions holds; None for a model without one (rotary, relative).
 
     RoBERTa and its kin (XLM-R, MPNet) count positions from the place behind their pad token: their table is two longer
-    than their rows may be.
+    than their rows may be. What prompt tuning puts before a row takes places too.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+            unused = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - unused - num_virtual_tokens(model)
     return None
 
 
@@ -176,9 +245,16 @@ def keep_backbone_layers(model: PreTrainedModel, layers: int | list[int]) -> Non
             if hasattr(module, "layer_idx"):  # decoders find their place in the cache by it
                 module.layer_idx = number
     setattr(model.get_submodule(parent), child, kept)
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[i] for i in chosen]
-    model.config.num_hidden_layers = len(chosen)
+    config, types = model.config, getattr(model.config, "layer_types", None)
+    config.num_hidden_layers = len(chosen)
+    if types and config.layer_types != (kept_types := [types[i] for i in chosen]):
+        try:
+            config.layer_types = kept_types
+        except AttributeError as error:  # it follows from other settings
+            raise ValueError(
+                f"keep_layers={layers!r} keeps the layers {kept_types}, but a {config.model_type} of {len(chosen)} "
+                f"layers has {config.layer_types}. Keep layers in that order of kinds."
+            ) from error
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Memory: what is free on a device, what a forward takes of it, and whether an error says that there is none left."""
+"""Memory: what is free on a device, what was used at most, what a forward takes, and which errors say it is out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 
@@ -36,6 +41,22 @@ def give_back_freed_memory() -> None:
 @functools.cache
 def _malloc_trim() -> Callable[[int], int] | None:
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let :func:`peak_bytes` count from here on, where the device can: a CPU remembers that of the whole process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most bytes that were in use on the device; on the CPU by the whole process, None where no system says so."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if resource is None:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most if sys.platform == "darwin" else most * 1024)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,18 +5,34 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PretrainedConfig
 from transformers.utils import cached_file
 
-from rerank_trainer.models.checkpoint import IDENTITY, OLD_ACTIVATION
+from rerank_trainer.models.checkpoint import IDENTITY, MODEL_SETTINGS, MODULES, OLD_ACTIVATION, TRANSFORMER_SETTINGS
 
 logger = logging.getLogger(__name__)
 
-_MODULES = "modules.json"
-_TRANSFORMER_SETTINGS = "sentence_bert_config.json"
-_MODEL_SETTINGS = "config_sentence_transformers.json"
+_STATES = "last_hidden_state"
+# modules of sentence-transformers that may stand between a backbone and its score
+_CHAIN_MODULES = ("Pooling", "Dense", "LayerNorm", "Normalize", "Dropout")
+
+
+class StoredChain(NamedTuple):
+    """Modules that make the score behind a backbone.
+
+    Attributes:
+        modules: Class name and folder of each.
+        output: What they take from the backbone's output.
+        feature: The name under which they take it.
+        in_float32: Layers that compute in float32 whatever the type of their weights; "0." is the backbone's.
+    """
+
+    modules: tuple[tuple[str, str], ...]
+    output: str
+    feature: str
+    in_float32: tuple[str, ...]
 
 
 def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
@@ -27,8 +43,8 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
         hub: What finds its files on the Hub: revision, token...
 
     Raises:
-        ValueError: If the score is made by modules behind the transformer (Tevatron's head file, a chain of modules of
-            sentence-transformers), or the texts are changed before they are encoded (chat template, prompt).
+        ValueError: If the score is made by a file that is not read (Tevatron's head), or the texts are changed before
+            they are encoded (chat template, prompt).
     """
     if _read(name, "reranker_config.json", hub) is not None:
         raise ValueError(
@@ -37,15 +53,9 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
             "...ForSequenceClassification model with num_labels=1."
         )
     settings = _cross_encoder_settings(name, hub)
-    modules = _read(name, _MODULES, hub)
-    if settings is None or modules is None:
+    if settings is None or _read(name, MODULES, hub) is None:
         return
-    if len(modules) > 1:
-        raise ValueError(
-            f"{name} is a chain of the modules {[module['type'].rsplit('.', 1)[-1] for module in modules]}; only "
-            "cross-encoders with a sequence classification head load. Use its sequence classification export."
-        )
-    transformer = _read(name, _TRANSFORMER_SETTINGS, hub) or {}
+    transformer = _read(name, TRANSFORMER_SETTINGS, hub) or {}
     changes = {
         "default_prompt_name": settings.get("default_prompt_name"),
         "modality_config": "message" if "message" in transformer.get("modality_config", {}) else None,
@@ -61,11 +71,53 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
         )
 
 
+def stored_chain(name: str, hub: dict[str, Any]) -> StoredChain | None:
+    """The modules that make a cross-encoder's score behind its backbone; None where the model itself gives a score.
+
+    Raises:
+        ValueError: If modules of other kinds stand there, or the backbone does not run as a feature extractor.
+    """
+    settings, modules = _cross_encoder_settings(name, hub), _read(name, MODULES, hub)
+    if settings is None or modules is None or len(modules) == 1:
+        return None
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    transformer = _read(name, TRANSFORMER_SETTINGS, hub) or {}
+    text = transformer.get("modality_config", {}).get("text") or {"method": "forward", "method_output_name": _STATES}
+    task = transformer.get("transformer_task", "feature-extraction")
+    loads = (
+        task == "feature-extraction"
+        and text["method"] == "forward"
+        and isinstance(text["method_output_name"], str)
+        and kinds[0] == "Transformer"
+        and modules[0]["path"] == ""
+        and all(kind in _CHAIN_MODULES for kind in kinds[1:])
+        and all(module["type"].startswith("sentence_transformers.") for module in modules)
+        and all(".." not in module["path"] and not module["path"].startswith("/") for module in modules)
+    )
+    if not loads:
+        raise ValueError(
+            f"{name} is a chain of the modules {kinds} (task {task!r}). What loads is a Transformer that extracts "
+            f"features, with modules of sentence-transformers behind it that are among {list(_CHAIN_MODULES)}; or one "
+            "Transformer with a classification head. Use its sequence classification export."
+        )
+    return StoredChain(
+        tuple((kind, module["path"]) for kind, module in zip(kinds[1:], modules[1:], strict=True)),
+        output=text["method_output_name"],
+        feature=transformer.get("module_output_name", "token_embeddings"),
+        in_float32=tuple(settings.get("keep_in_fp32_modules") or ()),
+    )
+
+
 def stored_max_length(name: str, hub: dict[str, Any]) -> int | None:
     """Tokens of a row that a cross-encoder of sentence-transformers stores beside its tokenizer; None without them."""
     if _cross_encoder_settings(name, hub) is None:
         return None
-    return (_read(name, _TRANSFORMER_SETTINGS, hub) or {}).get("max_seq_length")
+    return (_read(name, TRANSFORMER_SETTINGS, hub) or {}).get("max_seq_length")
+
+
+def stored_settings(name: str, hub: dict[str, Any]) -> dict[str, Any]:
+    """What our own adapters store where whole models have their ``config.json``; empty for others'."""
+    return dict((_read(name, MODEL_SETTINGS, hub) or {}).get("rerank_trainer") or {})
 
 
 def log_activation(name: str, config: PretrainedConfig, hub: dict[str, Any]) -> None:
@@ -80,7 +132,7 @@ def log_activation(name: str, config: PretrainedConfig, hub: dict[str, Any]) -> 
 
 
 def _cross_encoder_settings(name: str, hub: dict[str, Any]) -> dict[str, Any] | None:
-    settings = _read(name, _MODEL_SETTINGS, hub)
+    settings = _read(name, MODEL_SETTINGS, hub)
     return settings if settings is not None and settings.get("model_type") == "CrossEncoder" else None
 
 

@@ -37,6 +37,13 @@ def score_in_float32(model: nn.Module) -> None:
             module.forward = MethodType(_linear_in_float32, module)
 
 
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32 whatever the type of its weights and its input, under autocast too."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return _in_float32(self, inputs)
+
+
 def computes_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself; where it is emulated, float32 is faster.
 
@@ -53,7 +60,10 @@ def computes_bf16(device: torch.device) -> bool:
 
 def _linear_in_float32(self: nn.Linear, inputs: Tensor) -> Tensor:
     device_type = inputs.device.type
-    if not torch.is_autocast_enabled(device_type):
-        return nn.Linear.forward(self, inputs)
-    with torch.autocast(device_type, enabled=False):
-        return functional.linear(inputs.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+    return _in_float32(self, inputs) if torch.is_autocast_enabled(device_type) else nn.Linear.forward(self, inputs)
+
+
+def _in_float32(layer: nn.Linear, inputs: Tensor) -> Tensor:
+    bias = None if layer.bias is None else layer.bias.float()
+    with torch.autocast(inputs.device.type, enabled=False):
+        return functional.linear(inputs.float(), layer.weight.float(), bias)

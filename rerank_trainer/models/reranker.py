@@ -8,12 +8,22 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import PairTemplate, Row
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
+from rerank_trainer.models.adapters import (
+    adapter_files,
+    merged,
+    name_base,
+    name_magnitudes,
+    require_base,
+    with_adapter,
+)
+from rerank_trainer.models.chains import loader_files, save_adapted_modules
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
 from rerank_trainer.models.heads import Head, LogitHead, counted
 from rerank_trainer.models.loading import (
@@ -21,12 +31,14 @@ from rerank_trainer.models.loading import (
     default_max_length,
     load_model,
     load_tokenizer,
+    num_positions,
     set_padding,
 )
 from rerank_trainer.models.pairs import PAIRS_PER_CHUNK, check_pairs, chunks, distinct
-from rerank_trainer.models.peers import stored_max_length
+from rerank_trainer.models.peers import stored_max_length, stored_settings
 from rerank_trainer.models.precision import score_in_float32
 from rerank_trainer.models.progress import PairProgress
+from rerank_trainer.models.quantization import four_bit, num_bits
 from rerank_trainer.models.recompute import Recomputation
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.models.token_budget import TokenBudget
@@ -47,7 +59,7 @@ class Reranker:
     """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
 
     Args:
-        model: A sequence classification model with one logit.
+        model: A sequence classification model with one logit, or a backbone that ends in one; or a PEFT model of such.
         tokenizer: Its tokenizer.
         max_length: Tokens of a row; by default what tokenizer and model allow.
         query_max_length: Tokens that a query keeps in a pair that does not fit; by default such a pair is cut as the
@@ -77,6 +89,8 @@ class Reranker:
         self.fresh_parameters = tuple(fresh_parameters)
         set_padding(model, tokenizer)
         score_in_float32(model)
+        if isinstance(model, PeftModel):
+            name_base(model)
         model.config.use_cache = False  # nothing is generated
         if max_length is None:
             max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))
@@ -97,6 +111,8 @@ class Reranker:
         max_length: int | None = None,
         query_max_length: int | None = None,
         keep_layers: int | list[int] | None = None,
+        load_in_4bit: bool = False,
+        quantization_config: BitsAndBytesConfig | None = None,
         dtype: torch.dtype | str = torch.float32,
         revision: str | None = None,
         token: str | None = None,
@@ -106,12 +122,18 @@ class Reranker:
     ) -> Reranker:
         """A reranker from a Hub id or folder: a cross-encoder of one or two logits, or a backbone with a fresh head.
 
+        A cross-encoder of sentence-transformers may be a chain of modules (pooling, dense layers). A backbone that has
+        no class for classification in Transformers, such as Mamba, becomes one: its last token's state, and a dense
+        layer.
+
         Args:
-            name: Hub id or folder.
+            name: Hub id or folder; of an adapter, which brings its base and can be trained on.
             max_length: Tokens of a row; by default what the checkpoint allows, 512 for a fresh head.
             query_max_length: Tokens that a query keeps in a pair that does not fit; by default what the checkpoint
                 stores, and where it stores nothing, such a pair is cut as the tokenizer itself does.
             keep_layers: Keep only these layers: a count from the first, or their numbers.
+            load_in_4bit: Quantise the linear layers of the backbone to nf4; see ``docs/cheap_students.md``.
+            quantization_config: The same as you say: a ``BitsAndBytesConfig``.
             dtype: Type of the weights; "auto" takes the checkpoint's.
             revision: Branch, tag or commit.
             token: Hub token.
@@ -121,13 +143,20 @@ class Reranker:
 
         Raises:
             ValueError: If the checkpoint has three or more labels, no pad token can be found, another library scores it
-                otherwise than as a pair of texts with one logit, or the weights are pickled and not allowed.
+                otherwise than as a pair of texts with one logit, the weights are pickled and not allowed, or an adapter
+                does not fit its base.
+            ImportError: If the weights are to be quantised and bitsandbytes is missing.
         """
+        if load_in_4bit:
+            if quantization_config is not None:
+                raise ValueError("load_in_4bit=True beside quantization_config: give one of them")
+            quantization_config = four_bit(dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32)
         hub = {"revision": revision, "token": token}
         hub = {key: value for key, value in hub.items() if value is not None}
         model, fresh = load_model(
             str(name),
             keep_layers=keep_layers,
+            quantization_config=quantization_config,
             trust_remote_code=trust_remote_code,
             allow_pickle=allow_pickle,
             dtype=dtype,
@@ -138,7 +167,14 @@ class Reranker:
         limit = None if fresh else stored_max_length(str(name), hub)
         if limit is not None:
             tokenizer.model_max_length = limit
-        stored = getattr(model.config, "rerank_trainer", None) or {}
+        settings = stored_settings(str(name), hub)
+        stored = {**(getattr(model.config, "rerank_trainer", None) or {}), **settings}
+        if settings.get("num_bits") != num_bits(model) and isinstance(model, PeftModel):
+            logger.info(
+                "%s was trained on a base of %s, and its base is loaded as one of %s: scores differ by the rounding",
+                name,
+                *(f"{bits} bits" if bits else "full precision" for bits in (settings.get("num_bits"), num_bits(model))),
+            )
         return cls(
             model.eval(),
             tokenizer,
@@ -156,6 +192,18 @@ class Reranker:
             query_max_length=self.query_max_length if query_max_length is None else query_max_length,
             fresh_parameters=self.fresh_parameters,
         )
+
+    def with_adapter(self, peft_config: PeftConfig) -> Reranker:
+        """The same model, frozen, with a new adapter to train beside it; see ``docs/cheap_students.md``.
+
+        Args:
+            peft_config: ``LoraConfig`` (also with ``use_dora=True``), ``IA3Config`` or ``PromptTuningConfig``.
+
+        Raises:
+            ValueError: If the model has one already, no checkpoint holds it as it is, or PEFT cannot do this for it.
+        """
+        model, fresh = with_adapter(self.model, peft_config, fresh=self.fresh_parameters)
+        return self._with_model(model, fresh_parameters=fresh)
 
     @property
     def max_length(self) -> int:
@@ -257,10 +305,53 @@ class Reranker:
         return [RankedPassage(corpus_id=i, score=scores[i], text=passages[i]) for i in order[:top_k]]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers."""
+        """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers.
+
+        Of a chain of modules Transformers opens the backbone alone. A reranker with an adapter writes the adapter
+        alone, which names its base.
+
+        Raises:
+            ValueError: If no checkpoint holds the adapter's base as it is.
+        """
+        if isinstance(self.model, PeftModel):
+            require_base(self.model)
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_loader_files(folder, max_length=self.max_length)
+        self.write_loader_files(folder)
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the model with its adapter merged into full weights: a folder like that of any other reranker.
+
+        Weights in 4 or 8 bits are dequantised, which the log says: the folder holds what the adapter was trained on.
+        For a moment a second copy of the model is in memory.
+
+        Raises:
+            ValueError: If the reranker has no adapter, or one that cannot be merged.
+        """
+        if not isinstance(self.model, PeftModel):
+            raise ValueError(f"{type(self.model).__name__} has no adapter to merge. save_pretrained writes it whole.")
+        whole = self._with_model(merged(self.model))
+        whole.save_pretrained(folder)
+        bits = num_bits(self.model)
+        said = "" if bits is None else f"; its weights of {bits} bits were dequantised to {whole.model.dtype}"
+        logger.info("%s: the adapter is merged into full weights%s", folder, said)
+
+    def write_loader_files(self, folder: str | Path) -> None:
+        """Write what other loaders read beside the Hugging Face files, into a folder that holds those already."""
+        save_adapted_modules(self.model, folder)
+        name_magnitudes(folder)
+        adapter = adapter_files(self.model, self.tokenizer, query_max_length=self.query_max_length)
+        write_loader_files(folder, max_length=self.max_length, **loader_files(self.model), **adapter)
+
+    def _with_model(self, model: PreTrainedModel | PeftModel, *, fresh_parameters: Sequence[str] = ()) -> Reranker:
+        limit = num_positions(model)  # prompt tuning takes some of them
+        return Reranker(
+            model,
+            self.tokenizer,
+            max_length=self.max_length if limit is None else min(self.max_length, limit),
+            query_max_length=self.query_max_length,
+            fresh_parameters=fresh_parameters,
+        )
 
     def _scorer(self, *run_with: Any, max_tokens: int | str, on_forward: Callable[[int], None]) -> RowScorer:
         """A scorer that knows from the last call what fits into memory, where that call was run alike."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
+from peft import AutoPeftModelForSequenceClassification, PeftModel
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from rerank_trainer.models.adapters import num_virtual_tokens
+from rerank_trainer.models.chains import is_chain
 from rerank_trainer.models.loading import dtype_of
 from rerank_trainer.models.pairs import check_pairs
+from rerank_trainer.models.quantization import compute_dtype, keep_weights_as_they_are
 from rerank_trainer.models.reranker import Reranker
 
 logger = logging.getLogger(__name__)
@@ -40,7 +46,12 @@ def verify_checkpoint(
     pass. For a moment each loader holds a second copy of the model in main memory. No text is written anywhere, and an
     error names a pair by its number alone.
 
-    Pairs that a ``query_max_length`` cuts otherwise than other loaders do are left out, and counted in the log.
+    Pairs that a ``query_max_length`` cuts otherwise than other loaders do are left out, and counted in the log. A chain
+    of modules (a recurrent backbone) is opened by sentence-transformers alone: Transformers has no class that scores
+    with it.
+
+    The folder of an adapter is opened on its base: of one trained in 4 or 8 bits on the base quantised alike, on the
+    device of the reranker. Prompt tuning is opened by PEFT alone, since the other two cannot.
 
     Args:
         folder: A saved reranker.
@@ -49,12 +60,13 @@ def verify_checkpoint(
         pairs: Some (query, passage) pairs.
 
     Returns:
-        The differences under "transformers" and "sentence_transformers"; 0 where no pair was left to compare.
+        The differences under "transformers", unless it is a chain, and "sentence_transformers" (of prompt tuning under
+        "peft"); 0 where no pair was left to compare.
 
     Raises:
         ValueError: If ids differ, or a score differs by more than the tolerance: 1e-5 for float32 weights, 1e-2 for
             float16 and 5e-2 for bfloat16 (of the score, or absolutely for scores below 1), and at least 1e-3 when the
-            reranker is not on the CPU.
+            reranker is not on the CPU. Quantised weights count as the type that they multiply in.
 
     >>> reranker = Reranker.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")  # doctest: +SKIP
     >>> reranker.save_pretrained("out")  # doctest: +SKIP
@@ -65,7 +77,7 @@ def verify_checkpoint(
     texts = [(pair[0], pair[1]) for pair in pairs]
     differences = {}
     with torch.random.fork_rng(devices=[]):  # loading may draw numbers, and training goes on afterwards
-        for loader, open_folder in (("transformers", _open_transformers), ("sentence_transformers", _open_other)):
+        for loader, open_folder in _loaders(reranker, folder).items():
             encode, score = open_folder(str(folder), reranker)
             where = f"{folder}, opened by {loader}"
             _check_ids(_long_pairs(reranker), reranker, encode, where)
@@ -77,15 +89,34 @@ def verify_checkpoint(
     return differences
 
 
+def _loaders(reranker: Reranker, folder: str | Path) -> dict[str, Callable[[str, Reranker], tuple[Encode, Score]]]:
+    """Who can open the folder, by name."""
+    if _is_adapter(folder) and num_virtual_tokens(reranker.model):
+        return {"peft": _open_peft}
+    if is_chain(reranker.model):
+        return {"sentence_transformers": _open_other}
+    return {"transformers": _open_transformers, "sentence_transformers": _open_other}
+
+
 def _open_transformers(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
     """How plain Transformers encodes pairs and scores them, from the folder alone."""
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        dtype=dtype_of(reranker.model),
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=_brings_code(reranker),
+    return _open_with(AutoModelForSequenceClassification, folder, reranker)
+
+
+def _open_peft(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
+    """How PEFT does."""
+    return _open_with(AutoPeftModelForSequenceClassification, folder, reranker)
+
+
+def _open_with(model_class: Any, folder: str, reranker: Reranker) -> tuple[Encode, Score]:
+    options = _options(folder, reranker)
+    if _is_adapter(folder):
+        # what the base's config.json cannot know of this reranker, and a user says too
+        options |= {"num_labels": 1, "pad_token_id": reranker.tokenizer.pad_token_id}
+    model = model_class.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=_brings_code(reranker), **options
     ).eval()
+    keep_weights_as_they_are(model)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_brings_code(reranker))
 
     def encode(pairs: Pairs) -> list[list[int]]:
@@ -94,7 +125,7 @@ def _open_transformers(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
     def score(pairs: Pairs) -> Tensor:
         batch = tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True, padding=True, return_tensors="pt")
         with torch.inference_mode():
-            return model(**batch).logits[:, 0].float()
+            return model(**batch.to(model.device)).logits[:, 0].float().cpu()
 
     return encode, score
 
@@ -105,11 +136,12 @@ def _open_other(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
 
     cross_encoder = CrossEncoder(
         folder,
-        device="cpu",
+        device=None if _is_quantized(folder, reranker) else "cpu",  # quantised weights are loaded to their place
         local_files_only=True,
         trust_remote_code=_brings_code(reranker),
-        model_kwargs={"dtype": dtype_of(reranker.model), "use_safetensors": True},
+        model_kwargs=_options(folder, reranker),
     )
+    keep_weights_as_they_are(cross_encoder)
 
     def encode(pairs: Pairs) -> list[list[int]]:
         features = cross_encoder.preprocess(pairs)
@@ -117,7 +149,8 @@ def _open_other(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
         return [ids[mask].tolist() for ids, mask in rows]
 
     def score(pairs: Pairs) -> Tensor:
-        return cross_encoder.predict(pairs, batch_size=len(pairs), show_progress_bar=False, convert_to_tensor=True)
+        options = {"batch_size": len(pairs), "show_progress_bar": False}
+        return cross_encoder.predict(pairs, **options, convert_to_tensor=True).cpu()
 
     return encode, score
 
@@ -145,7 +178,7 @@ def _check_ids(pairs: Pairs, reranker: Reranker, encode: Encode, where: str) -> 
 def _check_scores(pairs: Pairs, reranker: Reranker, score: Score, where: str) -> float:
     if not pairs:
         return 0.0
-    dtype = dtype_of(reranker.model)
+    dtype = compute_dtype(reranker.model) or dtype_of(reranker.model)
     tolerance = TOLERANCES.get(dtype, TOLERANCES[torch.bfloat16])
     # padding changes the rounding of 16-bit weights more than a fault might: there each pair goes alone
     batches = [pairs] if dtype == torch.float32 else [[pair] for pair in pairs]
@@ -175,6 +208,28 @@ def _ends(ids: list[int]) -> str:
     return str(ids) if len(ids) <= 8 else f"[{', '.join(map(str, ids[:4]))}, ..., {', '.join(map(str, ids[-4:]))}]"
 
 
+def _is_adapter(folder: str | Path) -> bool:
+    return Path(folder, ADAPTER_CONFIG_NAME).is_file()
+
+
+def _is_quantized(folder: str, reranker: Reranker) -> bool:
+    """Whether the folder is to be opened on a quantised base; merged weights of the same reranker are whole."""
+    return _is_adapter(folder) and compute_dtype(reranker.model) is not None
+
+
+def _options(folder: str, reranker: Reranker) -> dict[str, Any]:
+    """The options of ``from_pretrained`` that give the weights in memory back."""
+    options: dict[str, Any] = {"dtype": dtype_of(reranker.model)}
+    if not _is_adapter(folder):
+        options["use_safetensors"] = True  # the adapter's are; its base is opened as the user has allowed it
+    if _is_quantized(folder, reranker):
+        options["quantization_config"] = copy.deepcopy(reranker.model.config.quantization_config)
+        options["device_map"] = {"": str(reranker.model.device)}
+    return options
+
+
 def _brings_code(reranker: Reranker) -> bool:
     """Whether the model's class comes from the checkpoint, whose code has been trusted when it was loaded."""
-    return type(reranker.model).__module__.startswith("transformers_modules")
+    model = reranker.model
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    return type(plain).__module__.startswith("transformers_modules")

@@ -55,11 +55,6 @@ def pickles_refused(name: str, *, config: Any, allow_pickle: bool, hub: Mapping[
     named = getattr(config, "transformers_weights", None)
     if isinstance(named, str) and not named.endswith((".safetensors", ".safetensors.index.json")):
         raise ValueError(f"config.json of {name} names the weights {named!r}, which are pickled. {_REMEDY}")
-    # Transformers falls back on a pickled adapter whatever use_safetensors says
-    if _has(name, "adapter_model.bin", hub) and not _has(name, "adapter_model.safetensors", hub):
-        raise ValueError(
-            f"{name} has a pickled adapter, adapter_model.bin, and no adapter_model.safetensors. {_REMEDY}"
-        )
     try:
         yield
     except OSError as error:
@@ -69,6 +64,17 @@ def pickles_refused(name: str, *, config: Any, allow_pickle: bool, hub: Mapping[
         raise ValueError(
             f"{name} has pickled weights, {found[0]}, and no safetensors beside them. {_REMEDY}"
         ) from error
+
+
+def refuse_pickled_adapter(name: str, *, allow_pickle: bool, hub: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose weights are pickled: PEFT and Transformers fall back on them whatever they are told.
+
+    Raises:
+        ValueError: Naming the file, and what to do instead.
+    """
+    if allow_pickle or not _has(name, "adapter_model.bin", hub) or _has(name, "adapter_model.safetensors", hub):
+        return
+    raise ValueError(f"{name} has a pickled adapter, adapter_model.bin, and no adapter_model.safetensors. {_REMEDY}")
 
 
 def refuse_pickled_head(name: str, *, hub: Mapping[str, Any]) -> None:
@@ -87,6 +93,22 @@ def refuse_pickled_head(name: str, *, hub: Mapping[str, Any]) -> None:
             "Put the head's tensors into model.safetensors under the model's own names, or load from a copy without "
             "that file to train a fresh head."
         )
+
+
+def refuse_pickled_module(name: str, path: str, *, hub: Mapping[str, Any]) -> None:
+    """Refuse a module of sentence-transformers whose weights are pickled.
+
+    Args:
+        name: Hub id or folder.
+        path: The module's folder in it.
+        hub: As in :func:`pickles_refused`.
+
+    Raises:
+        ValueError: Naming the file, and what to do instead.
+    """
+    file = f"{path}/{PICKLED_WEIGHTS[0]}"
+    if _has(name, file, hub) and not _has(name, f"{path}/model.safetensors", hub):
+        raise ValueError(f"{name} has pickled weights, {file}, and no safetensors beside them. {_REMEDY}")
 
 
 def _has(name: str, file: str, hub: Mapping[str, Any]) -> bool:

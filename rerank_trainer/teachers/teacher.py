@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from rerank_trainer.models.chains import chain_settings
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.windows import Windows
 
@@ -117,4 +118,5 @@ def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None,
         windows,
     )
     digest.update(repr(settings).encode())
+    digest.update(chain_settings(reranker.model).encode())
     return digest.hexdigest()

@@ -9,15 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
-import torch
+from peft import PeftConfig, PeftModel
 from torch.utils.data import DataLoader, Dataset
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import (
+    BitsAndBytesConfig,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
 
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups
-from rerank_trainer.models.attention import choose_attention
 from rerank_trainer.models.precision import computes_bf16
+from rerank_trainer.models.quantization import num_parameters
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
 from rerank_trainer.models.token_budget import checked_max_tokens
@@ -25,14 +32,17 @@ from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.evaluators import as_evaluator
+from rerank_trainer.trainers.footprint import Footprint, FootprintReport
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.learning_rates import default_head_learning_rate, default_learning_rate
 from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.progress import ObjectiveCallback, prepare_objective
 from rerank_trainer.trainers.refusals import refuse_unsupported
+from rerank_trainer.trainers.saving import verify_folder
 from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
 from rerank_trainer.trainers.step_report import StepReport
+from rerank_trainer.trainers.students import as_student
 from rerank_trainer.trainers.watch import RerankWatch
 
 if TYPE_CHECKING:
@@ -45,9 +55,16 @@ class RerankTrainer(GroupHooks):
     """Trains a reranker on groups with any objective. Use one of its two subclasses, or give an objective.
 
     Args:
-        model: A Hub id or folder, a Transformers model with one logit, or a :class:`Reranker`.
+        model: A Hub id or folder (of an adapter as well, whose training goes on), a Transformers or PEFT model with one
+            logit, or a :class:`Reranker`.
         args: What to do; ``None`` takes the defaults.
         objective: An objective of your own; None takes the one that ``args`` names.
+        peft_config: Train an adapter beside the frozen model: a ``LoraConfig`` (also with ``use_dora=True``),
+            ``IA3Config`` or ``PromptTuningConfig``; what it leaves open is completed, see ``docs/cheap_students.md``.
+        lora: The same with defaults: LoRA of rank 16 on every linear layer of the backbone.
+        quantization_config: Hold the weights of a model given by name in 4 or 8 bits, a ``BitsAndBytesConfig``; needs
+            an adapter.
+        load_in_4bit: The same with defaults: nf4, as in QLoRA.
         train_dataset: Rows in any layout that :func:`load_groups` recognises: a data set, a path or a Hub id; or
             several: a mapping from name to rows or to a :class:`TrainSource`. Rows may be a stream, a
             ``datasets.IterableDataset``, when ``args.max_steps`` says how long to train.
@@ -65,16 +82,21 @@ class RerankTrainer(GroupHooks):
 
     Raises:
         ValueError: If rows, model and arguments do not fit each other; before any training time is spent.
+        ImportError: If the weights are to be quantised and bitsandbytes is missing.
     """
 
     scores_are: str | None = None  # what a column `scores` holds for this trainer, in rows that do not say
 
     def __init__(
         self,
-        model: str | Path | PreTrainedModel | Reranker,
+        model: str | Path | PreTrainedModel | PeftModel | Reranker,
         args: RerankTrainingArguments | None = None,
         *,
         objective: Objective | None = None,
+        peft_config: PeftConfig | None = None,
+        lora: bool = False,
+        quantization_config: BitsAndBytesConfig | None = None,
+        load_in_4bit: bool = False,
         train_dataset: Rows | Mapping[str, Rows | TrainSource] | None = None,
         eval_dataset: Rows | Mapping[str, Rows] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -89,16 +111,14 @@ class RerankTrainer(GroupHooks):
         warn_of_emulation(args)
         _require_one_objective(objective, args)
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
-        self.reranker = as_reranker(model, args, processing_class)
+        cheap: Any = {"peft_config": peft_config, "lora": lora}
+        cheap |= {"quantization_config": quantization_config, "load_in_4bit": load_in_4bit}
+        self.reranker = as_student(model, args, processing_class, **cheap)
         objective = objective or self.named_objective(args)
         train_groups, train_objective = self._train_set(train_dataset, objective, args)
         eval_groups = self._eval_groups(eval_dataset)
         own_metrics = args.eval_metrics if compute_metrics is None and eval_dataset is not None else []
-        if evaluator is not None and args.fsdp:
-            raise ValueError(
-                f"fsdp={args.fsdp!r} with evaluator={evaluator!r}: evaluators score unlike numbers of batches in each "
-                "process, and sharded weights would wait for each other. Evaluate the saved folder afterwards."
-            )
+        refuse_sharded_evaluator(evaluator, args)
         self.evaluator = as_evaluator(evaluator, eval_metrics=own_metrics)
         self._set_learning_rates(args)
         name_layers(args, self.reranker.model)
@@ -117,7 +137,7 @@ class RerankTrainer(GroupHooks):
             eval_dataset=[] if eval_groups is None and evaluator is not None else eval_groups,
             processing_class=self.reranker.tokenizer,
             compute_metrics=compute_metrics or GroupMetrics(args.eval_metrics, args.label_names),
-            callbacks=with_watch(callbacks or []),
+            callbacks=[*with_watch(callbacks or []), FootprintReport],
             optimizers=optimizers,
         )
         self._set_objectives(train_objective, objective)
@@ -201,6 +221,22 @@ class RerankTrainer(GroupHooks):
             )
         return EvalGroups(groups)
 
+    @property
+    def footprint(self) -> Footprint | None:
+        """What was trained, its size and the memory it took, see :class:`Footprint`; None before training."""
+        reports = (each for each in self.callback_handler.callbacks if isinstance(each, FootprintReport))
+        return next(reports).footprint
+
+    def save_merged(self, folder: str | Path) -> None:
+        """Write the student with its adapter merged into full weights, and verify the folder as any other.
+
+        Raises:
+            ValueError: If the student has no adapter, one that cannot be merged, or the folder scores otherwise.
+        """
+        if self.is_world_process_zero():
+            self.reranker.save_merged(folder)
+            verify_folder(self, str(folder))
+
     def _set_objectives(self, train_objective: Objective, eval_objective: Objective) -> None:
         """The objectives, which have measured what they need before training, and the callback that tells them more."""
         is_part = eval_objective in train_objective.modules()
@@ -212,49 +248,28 @@ class RerankTrainer(GroupHooks):
         self.add_callback(self.objective_callback)
 
     def _set_learning_rates(self, args: RerankTrainingArguments) -> None:
-        num_parameters = sum(parameter.numel() for parameter in self.reranker.model.parameters())
+        size = num_parameters(self.reranker.model)
         if args.learning_rate is None:
-            args.learning_rate = default_learning_rate(num_parameters)
+            is_adapter = isinstance(self.reranker.model, PeftModel)
+            args.learning_rate = default_learning_rate(size, is_adapter=is_adapter)
         if args.head_learning_rate is None:
             args.head_learning_rate = default_head_learning_rate(args.learning_rate)
         logger.info(
             "learning rate %.2g for a model of %.0fM parameters, %.2g for its %d freshly initialised tensors",
             args.learning_rate,
-            num_parameters / 1e6,
+            size / 1e6,
             args.head_learning_rate,
             len(self.reranker.fresh_parameters),
         )
 
 
-def as_reranker(
-    model: str | Path | PreTrainedModel | Reranker,
-    args: RerankTrainingArguments,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-) -> Reranker:
-    """The reranker that is trained: loaded by name, put together from model and tokenizer, or taken as it is.
-
-    Raises:
-        ValueError: If a Transformers model comes without its tokenizer, or a reranker with other lengths than asked.
-    """
-    lengths: dict[str, Any] = {"max_length": args.max_length, "query_max_length": args.query_max_length}
-    if isinstance(model, Reranker):
-        return model.with_lengths(**lengths) if any(lengths.values()) else model
-    if isinstance(model, str | Path):
-        options = args.model_init_kwargs or {}
-        assert isinstance(options, dict)  # TrainingArguments has parsed the text
-        loaded = Reranker.from_pretrained(model, **{**lengths, **options})
-        if "attn_implementation" not in options:
-            precision = torch.bfloat16 if args.bf16 else None
-            choose_attention(loaded.model, device=args.device, autocast_dtype=precision, max_length=loaded.max_length)
-        if tokenizer is None:
-            return loaded
-        return Reranker(loaded.model, tokenizer, **lengths, fresh_parameters=loaded.fresh_parameters)
-    if tokenizer is None:
+def refuse_sharded_evaluator(evaluator: Any, args: RerankTrainingArguments) -> None:
+    """Refuse evaluators where weights are sharded."""
+    if evaluator is not None and args.fsdp:
         raise ValueError(
-            f"model is a {type(model).__name__} without its tokenizer. Pass processing_class=tokenizer, or give the "
-            "model by name."
+            f"fsdp={args.fsdp!r} with evaluator={evaluator!r}: evaluators score unlike numbers of batches in each "
+            "process, and sharded weights would wait for each other. Evaluate the saved folder afterwards."
         )
-    return Reranker(model, tokenizer, **lengths)
 
 
 def with_watch(callbacks: Sequence[Any]) -> list[Any]:

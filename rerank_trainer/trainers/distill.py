@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from rerank_trainer.data.formats import load_groups
@@ -59,7 +60,7 @@ class DistillRerankTrainer(RerankTrainer):
 
     def __init__(
         self,
-        model: str | Path | PreTrainedModel | Reranker,
+        model: str | Path | PreTrainedModel | PeftModel | Reranker,
         args: RerankTrainingArguments | None = None,
         *,
         teacher: str | Path | Reranker | Teacher | None = None,

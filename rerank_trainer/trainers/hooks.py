@@ -19,7 +19,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, Train
 from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.data.truncation import Truncation
-from rerank_trainer.models.checkpoint import write_loader_files
+from rerank_trainer.models.chains import load_module_weights
+from rerank_trainer.models.checkpoint import copy_loader_files
 from rerank_trainer.objectives.objective import Targets
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.learning_rates import split_off_head
@@ -234,18 +235,29 @@ class GroupHooks(EvaluationHooks):
         if not self.args.should_save:
             return
         folder = output_dir or self.args.output_dir
-        write_loader_files(folder, max_length=self.reranker.max_length)
+        self.reranker.write_loader_files(folder)
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not is_final:
             save_objective(self.objective, folder)
         if is_final or self.args.verify_checkpoints == "every_save":
             verify_folder(self, folder)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As in Transformers, which reads the backbone of a chain: its modules stand in folders of their own."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not self.is_fsdp_enabled:  # there one file holds all
+            load_module_weights(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
+            load_module_weights(self.model, self.state.best_model_checkpoint)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
         if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
             hide_token(self.args)
-            write_loader_files(self.args.output_dir, max_length=self.reranker.max_length)
+            copy_loader_files(checkpoint_folder, self.args.output_dir)
             if self.args.verify_checkpoints != "every_save":  # there it is verified already
                 verify_folder(self, checkpoint_folder)
         super()._push_from_checkpoint(checkpoint_folder)

@@ -11,13 +11,18 @@ from torch import nn
 # Parameters and learning rate of published rerankers (Ettin, https://huggingface.co/blog/ettin-reranker).
 _PUBLISHED = ((17e6, 2.4e-4), (32e6, 1.2e-4), (68e6, 3e-5), (150e6, 1.5e-5), (400e6, 7e-6), (1e9, 3e-6))
 MAX_HEAD_LEARNING_RATE = 1e-3
+MAX_ADAPTER_LEARNING_RATE = 1e-3
 
 
-def default_learning_rate(num_parameters: int) -> float:
+def default_learning_rate(num_parameters: int, *, is_adapter: bool = False) -> float:
     """A learning rate for a model of this size: published ones, straight lines between them in logarithms.
+
+    An adapter wants steps about ten times as large as the whole model does, at any size and rank, as Schulman et al.
+    measured for LoRA, https://thinkingmachines.ai/blog/lora/.
 
     Args:
         num_parameters: Of the whole model. Smaller and larger models than the published ones take the nearest rate.
+        is_adapter: Whether an adapter is trained, the model beside it frozen: ten times the rate, at most 1e-3.
 
     Returns:
         The rate to two digits.
@@ -30,7 +35,8 @@ def default_learning_rate(num_parameters: int) -> float:
     size = min(max(math.log(num_parameters), sizes[0]), sizes[-1])
     upper = next(i for i in range(1, len(sizes)) if size <= sizes[i])
     share = (size - sizes[upper - 1]) / (sizes[upper] - sizes[upper - 1])
-    return float(f"{math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1])):.1e}")
+    rate = math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1]))
+    return float(f"{min(10 * rate, MAX_ADAPTER_LEARNING_RATE) if is_adapter else rate:.1e}")
 
 
 def default_head_learning_rate(learning_rate: float) -> float:

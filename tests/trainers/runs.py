@@ -91,15 +91,20 @@ def train(
     resume_from: str | None = None,
     patience: int | None = None,
     pretend_gpus: bool = False,
+    base: str | None = None,
     **options: Any,
 ) -> RerankTrainer:
-    """Train and keep in ``<name>.pt``, once a group of processes, what came of it: weights, losses, the state."""
+    """Train and keep in ``<name>.pt``, once a group of processes, what came of it: weights, losses, the state.
+
+    With a ``base``, the folder of a reranker, an adapter is trained beside it.
+    """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     options = {**QUIET, "ddp_backend": "gloo" if num_processes > 1 else None, **options}
     args = RerankTrainingArguments(str(folder / "out"), **options)
     if pretend_gpus:
         _pretend_gpus()
     reranker = small_reranker(spread=0.3) if kind == "bert" else Reranker(*tiny_model(kind, spread=0.3), max_length=48)
+    reranker = reranker if base is None else Reranker.from_pretrained(base)
     for module in reranker.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
@@ -112,6 +117,7 @@ def train(
         train_dataset=uneven_groups(num_groups),
         eval_dataset=word_groups(13, seed=4),
         callbacks=callbacks,
+        lora=base is not None,
     )
     trainer.train(resume_from_checkpoint=resume_from and str(folder / "out" / resume_from))
     steps = gather_object([meter.steps])

@@ -52,6 +52,8 @@ SIGNATURES = {
     ],
     "_get_num_items_in_batch": ["self", "batch_samples", "device"],
     "_get_train_sampler": ["self", "train_dataset"],
+    "_load_best_model": ["self"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_save": ["self", "output_dir", "state_dict"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
