@@ -50,7 +50,6 @@ def run_round(options: argparse.Namespace) -> dict[str, Any]:
             **{**arguments(options, folder), **logging},
             passages_per_query=GROUP_SIZE,
             max_length=MAX_LENGTH,
-            dataloader_num_workers=options.num_workers,
             step_report=True,
         )
         rows = options.output_dir / f"rows-{options.rows}.jsonl"
