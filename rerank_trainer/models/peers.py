@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,48 @@ _TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 _MODEL_SETTINGS = "config_sentence_transformers.json"
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a cross-encoder of sentence-transformers says of a prompt and of the tokens that answer it.
+
+    Attributes:
+        tokens: Ids of the tokens "relevant" and, where there is one, "not relevant"; empty for a classifier.
+        has_messages: Whether the tokenizer's chat template writes the pairs.
+        is_structured: Whether it gets contents in typed parts.
+        instruction: The instruction that it gets unless told otherwise.
+    """
+
+    tokens: tuple[int, ...] = ()
+    has_messages: bool = False
+    is_structured: bool = False
+    instruction: str | None = None
+
+
+def stored_answer(name: str, hub: dict[str, Any]) -> Answer:
+    """What a checkpoint stores of prompt and answer; nothing where no sentence-transformers has written it."""
+    settings, modules = _cross_encoder_settings(name, hub), _read(name, _MODULES, hub)
+    if settings is None or modules is None:
+        return Answer()
+    message = (_read(name, _TRANSFORMER_SETTINGS, hub) or {}).get("modality_config", {}).get("message")
+    tokens: tuple[int, ...] = ()
+    if _class_name(modules[-1]) == "LogitScore":
+        score = _read(name, f"{modules[-1]['path']}/config.json", hub)
+        tokens = tuple(score[key] for key in ("true_token_id", "false_token_id") if score.get(key) is not None)
+    return Answer(
+        tokens,
+        has_messages=message is not None,
+        is_structured=message is not None and message.get("format") == "structured",
+        instruction=(settings.get("prompts") or {}).get(settings.get("default_prompt_name")),
+    )
+
+
+def stored_architectures(name: str, hub: dict[str, Any]) -> list[str]:
+    """The model classes that a checkpoint's configuration names; none for an adapter."""
+    return (_read(name, "config.json", hub) or {}).get("architectures") or []
+
+
 def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
-    """Refuse a reranker that its own library scores otherwise than as a pair of texts with one logit.
+    """Refuse a reranker that its own library scores otherwise than by a logit of a pair of texts or of a prompt.
 
     Args:
         name: Hub id or folder.
@@ -28,7 +69,7 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
 
     Raises:
         ValueError: If the score is made by modules behind the transformer (Tevatron's head file, a chain of modules of
-            sentence-transformers), or the texts are changed before they are encoded (chat template, prompt).
+            sentence-transformers other than LogitScore), or the texts are changed before they are encoded.
     """
     if _read(name, "reranker_config.json", hub) is not None:
         raise ValueError(
@@ -40,15 +81,16 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
     modules = _read(name, _MODULES, hub)
     if settings is None or modules is None:
         return
-    if len(modules) > 1:
+    chain = [_class_name(module) for module in modules]
+    if chain[1:] not in ([], ["LogitScore"]):
         raise ValueError(
-            f"{name} is a chain of the modules {[module['type'].rsplit('.', 1)[-1] for module in modules]}; only "
-            "cross-encoders with a sequence classification head load. Use its sequence classification export."
+            f"{name} is a chain of the modules {chain}; only cross-encoders with a sequence classification head, or "
+            "with the module LogitScore behind a language model, load. Use its sequence classification export."
         )
     transformer = _read(name, _TRANSFORMER_SETTINGS, hub) or {}
+    has_messages = "message" in transformer.get("modality_config", {})
     changes = {
-        "default_prompt_name": settings.get("default_prompt_name"),
-        "modality_config": "message" if "message" in transformer.get("modality_config", {}) else None,
+        "default_prompt_name": None if has_messages else settings.get("default_prompt_name"),
         "processing_kwargs": transformer.get("processing_kwargs"),
         "do_lower_case": transformer.get("do_lower_case"),
     }
@@ -82,6 +124,11 @@ def log_activation(name: str, config: PretrainedConfig, hub: dict[str, Any]) -> 
 def _cross_encoder_settings(name: str, hub: dict[str, Any]) -> dict[str, Any] | None:
     settings = _read(name, _MODEL_SETTINGS, hub)
     return settings if settings is not None and settings.get("model_type") == "CrossEncoder" else None
+
+
+def _class_name(module: dict[str, Any]) -> str:
+    """The class of an entry of ``modules.json``, without its module."""
+    return str(module["type"]).rpartition(".")[2]
 
 
 def _read(name: str, file: str, hub: dict[str, Any]) -> Any:

@@ -12,10 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_trainer.data.collator import lay_rows
-from rerank_trainer.data.templates import PairTemplate, Row
+from rerank_trainer.data.prompt_template import PromptTemplate
+from rerank_trainer.data.prompts import Prompt, write_chat_template
+from rerank_trainer.data.templates import PairTemplate, Row, Template
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files
+from rerank_trainer.models.families import family_of, prompt_of
 from rerank_trainer.models.heads import Head, LogitHead, counted
+from rerank_trainer.models.language_models import load_language_model
 from rerank_trainer.models.loading import (
     check_max_length,
     default_max_length,
@@ -23,16 +27,19 @@ from rerank_trainer.models.loading import (
     load_tokenizer,
     set_padding,
 )
-from rerank_trainer.models.pairs import PAIRS_PER_CHUNK, check_pairs, chunks, distinct
+from rerank_trainer.models.pairs import PAIRS_PER_CHUNK, InstructedPairs, check_pairs, chunks, distinct
 from rerank_trainer.models.peers import stored_max_length
 from rerank_trainer.models.precision import score_in_float32
 from rerank_trainer.models.progress import PairProgress
 from rerank_trainer.models.recompute import Recomputation
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.models.token_budget import TokenBudget
+from rerank_trainer.models.token_logits import TokenLogitHead
 from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
+
+_NO_PLACE = "pairs are encoded without a prompt, so it has no place. Leave it out, or give prompt=Prompt('...')."
 
 
 class RankedPassage(TypedDict):
@@ -47,15 +54,18 @@ class Reranker:
     """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
 
     Args:
-        model: A sequence classification model with one logit.
+        model: A sequence classification model with one logit, or what its head reads.
         tokenizer: Its tokenizer.
+        head: What reads the score; None reads the one logit.
+        prompt: The text around a pair; None encodes pairs as the tokenizer does. It becomes the tokenizer's chat
+            template, by which other loaders find it.
         max_length: Tokens of a row; by default what tokenizer and model allow.
         query_max_length: Tokens that a query keeps in a pair that does not fit; by default such a pair is cut as the
             tokenizer itself does, so that its score agrees with every other loader's.
         fresh_parameters: Names of the parameters that no checkpoint has trained.
 
     Raises:
-        ValueError: If the model has not exactly one logit, or the tokenizer no pad token.
+        ValueError: If the head does not fit the model, or the tokenizer has no pad token.
     """
 
     def __init__(
@@ -63,15 +73,16 @@ class Reranker:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        head: Head | None = None,
+        prompt: Prompt | None = None,
         max_length: int | None = None,
         query_max_length: int | None = None,
         fresh_parameters: Sequence[str] = (),
     ) -> None:
-        if model.config.num_labels != 1:
-            raise ValueError(
-                f"{type(model).__name__} has num_labels={model.config.num_labels}; a reranker has one logit. Load it "
-                "with Reranker.from_pretrained, or with num_labels=1."
-            )
+        self.head: Head = (head or LogitHead()).fitted_to(model, tokenizer)
+        self.prompt = prompt
+        if prompt is not None:
+            write_chat_template(tokenizer, prompt)
         self.model = model
         self.tokenizer = tokenizer
         self.fresh_parameters = tuple(fresh_parameters)
@@ -82,8 +93,10 @@ class Reranker:
             max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))
         check_max_length(model, max_length)
         tokenizer.model_max_length = max_length
-        self.head: Head = LogitHead()
-        self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
+        lengths: dict[str, Any] = {"max_length": max_length, "query_max_length": query_max_length}
+        self.template: Template = (
+            PairTemplate(tokenizer, **lengths) if prompt is None else PromptTemplate(tokenizer, prompt, **lengths)
+        )
         self.query_max_length = query_max_length
         mark_config(model.config, query_max_length=query_max_length)
         self._fitted: tuple[Any, TokenBudget, Recomputation] | None = None  # what `predict` has learned of memory
@@ -94,6 +107,9 @@ class Reranker:
         cls,
         name: str | Path,
         *,
+        head: str | Head = "auto",
+        prompt: Prompt | None = None,
+        instruction: str | None = None,
         max_length: int | None = None,
         query_max_length: int | None = None,
         keep_layers: int | list[int] | None = None,
@@ -104,10 +120,16 @@ class Reranker:
         allow_pickle: bool = False,
         **model_kwargs: Any,
     ) -> Reranker:
-        """A reranker from a Hub id or folder: a cross-encoder of one or two logits, or a backbone with a fresh head.
+        """A reranker from a Hub id or folder: a cross-encoder, a language model that answers with a token, a backbone.
 
         Args:
             name: Hub id or folder.
+            head: How it scores. "auto" finds it out; for a language model that no file and no name makes known as a
+                reranker, it is a fresh head. The name of a family gives its head and prompt: "qwen3-reranker",
+                "bge-reranker-v2-gemma", "mxbai-rerank-v2", "monot5", "rankt5", or "logit" for a classifier. Otherwise
+                a head, such as ``TokenLogitHead("yes", "no")``.
+            prompt: The text around a pair, in place of the family's or of the tokenizer's chat template.
+            instruction: What the prompt says for pairs without an instruction of their own.
             max_length: Tokens of a row; by default what the checkpoint allows, 512 for a fresh head.
             query_max_length: Tokens that a query keeps in a pair that does not fit; by default what the checkpoint
                 stores, and where it stores nothing, such a pair is cut as the tokenizer itself does.
@@ -121,27 +143,34 @@ class Reranker:
 
         Raises:
             ValueError: If the checkpoint has three or more labels, no pad token can be found, another library scores it
-                otherwise than as a pair of texts with one logit, or the weights are pickled and not allowed.
+                otherwise than we can, the weights are pickled and not allowed, head or prompt do not fit, or there is
+                an instruction and no place for it.
         """
         hub = {"revision": revision, "token": token}
         hub = {key: value for key, value in hub.items() if value is not None}
-        model, fresh = load_model(
-            str(name),
-            keep_layers=keep_layers,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-            dtype=dtype,
-            **hub,
-            **model_kwargs,
-        )
+        family, stored_answer = family_of(str(name), head=head, hub=hub)
+        options: dict[str, Any] = {"keep_layers": keep_layers, "dtype": dtype, **hub, **model_kwargs}
+        options |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+        if isinstance(family.head, TokenLogitHead):
+            model = load_language_model(str(name), **options)
+            fresh: list[str] = []
+        else:
+            model, fresh = load_model(str(name), **options)
         tokenizer = load_tokenizer(str(name), trust_remote_code=trust_remote_code, **hub)
         limit = None if fresh else stored_max_length(str(name), hub)
         if limit is not None:
             tokenizer.model_max_length = limit
+        prompt = prompt or prompt_of(family, stored_answer, tokenizer)
+        if instruction is not None:
+            if prompt is None:
+                raise ValueError(f"instruction={instruction!r}: {_NO_PLACE}")
+            prompt = prompt.with_instruction(instruction)
         stored = getattr(model.config, "rerank_trainer", None) or {}
         return cls(
             model.eval(),
             tokenizer,
+            head=family.head,
+            prompt=prompt,
             max_length=max_length,
             query_max_length=stored.get("query_max_length") if query_max_length is None else query_max_length,
             fresh_parameters=fresh,
@@ -152,6 +181,8 @@ class Reranker:
         return Reranker(
             self.model,
             self.tokenizer,
+            head=self.head,
+            prompt=self.prompt,
             max_length=self.max_length if max_length is None else max_length,
             query_max_length=self.query_max_length if query_max_length is None else query_max_length,
             fresh_parameters=self.fresh_parameters,
@@ -188,6 +219,7 @@ class Reranker:
         self,
         pairs: Sequence[tuple[str, str]] | Sequence[Sequence[str]],
         *,
+        instruction: str | Sequence[str | None] | None = None,
         windows: Windows | None = None,
         show_progress_bar: bool | None = None,
         autocast_dtype: torch.dtype | None = None,
@@ -204,6 +236,7 @@ class Reranker:
 
         Args:
             pairs: Query and passage of each pair. A sequence that makes its pairs on demand is asked for slices.
+            instruction: What the prompt says of all pairs, or of each; None or "" leaves it to the prompt.
             windows: Score a passage that does not fit in windows; None cuts it.
             show_progress_bar: Whether to show pairs scored, pairs a second and time left; None does from a thousand
                 pairs on.
@@ -212,10 +245,13 @@ class Reranker:
             pairs_per_chunk: The most pairs of a chunk, which also ends where its texts reach 4 million characters.
 
         Raises:
-            ValueError: If a pair is not two texts, ``pairs_per_chunk`` is below 1, or the windows' overlap does not fit
-                into a row.
+            ValueError: If a pair is not two texts, ``pairs_per_chunk`` is below 1, the windows' overlap does not fit
+                into a row, or there is no place for an instruction.
         """
         check_pairs(pairs)
+        if instruction is not None and not self.template.takes_instructions:
+            raise ValueError(f"instruction={instruction!r:.200}: {_NO_PLACE}")
+        asked = InstructedPairs(pairs, instruction)
         if pairs_per_chunk < 1:
             raise ValueError(f"pairs_per_chunk={pairs_per_chunk}: give the most pairs of a chunk, 1 or more")
         training, device = self.model.training, self.model.device
@@ -229,7 +265,7 @@ class Reranker:
             ):
                 options: dict[str, Any] = {"max_tokens": max_tokens, "on_forward": progress.ran}
                 scorer = self._scorer(device, self.model.dtype, autocast_dtype, **options)
-                for chunk in chunks(pairs, num_pairs=pairs_per_chunk):
+                for chunk in chunks(asked, num_pairs=pairs_per_chunk):
                     once, places = distinct(chunk)
                     rows = self._rows(once, windows)
                     cut += Truncation.of(rows[place][0] for place in places)
@@ -260,7 +296,12 @@ class Reranker:
         """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_loader_files(folder, max_length=self.max_length)
+        self.write_loader_files(folder)
+
+    def write_loader_files(self, folder: str | Path) -> None:
+        """Write what other loaders read, beside the files of model and tokenizer that a folder holds already."""
+        answers = self.head.token_ids if isinstance(self.head, TokenLogitHead) else ()
+        write_loader_files(folder, max_length=self.max_length, has_prompt=self.prompt is not None, answers=answers)
 
     def _scorer(self, *run_with: Any, max_tokens: int | str, on_forward: Callable[[int], None]) -> RowScorer:
         """A scorer that knows from the last call what fits into memory, where that call was run alike."""
@@ -270,11 +311,17 @@ class Reranker:
         self._fitted = ((max_tokens, *run_with), scorer.budget, scorer.recomputation)
         return scorer
 
-    def _rows(self, pairs: Sequence[tuple[str, str]], windows: Windows | None) -> list[list[Row]]:
-        """The rows of each pair: its windows, or the one row that it is cut to."""
-        groups = [(query, [passage]) for query, passage in pairs]
+    def _rows(self, pairs: Sequence[tuple[Any, ...]], windows: Windows | None) -> list[list[Row]]:
+        """The rows of each pair, which comes with its instruction: its windows, or the one row that it is cut to."""
+        groups = [(query, [passage]) for query, passage, _ in pairs]
         if windows is None:
-            return self.template.encode(groups)
+            instructions = [instruction for _, _, instruction in pairs] if self.template.takes_instructions else None
+            return self.template.encode(groups, instructions)
+        if not isinstance(self.template, PairTemplate):
+            raise ValueError(
+                f"{windows}: a prompt is tokenised as one text, so a passage has no tokens of its own that windows "
+                "could be cut from. Leave windows out: pairs that do not fit are cut."
+            )
         return [windows.rows(self.template, query, passage) for query, (passage,) in self.template.token_ids(groups)]
 
     def _score(self, scorer: RowScorer, rows: Sequence[Sequence[Row]], windows: Windows | None) -> Tensor:

@@ -22,7 +22,6 @@ from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
-from rerank_trainer.models.checkpoint import write_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
 from rerank_trainer.objectives.objective import Objective, Targets
@@ -327,7 +326,7 @@ class GroupHooks(Trainer):
         if not self.args.should_save:
             return
         folder = output_dir or self.args.output_dir
-        write_loader_files(folder, max_length=self.reranker.max_length)
+        self.reranker.write_loader_files(folder)
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if is_final or self.args.verify_checkpoints == "every_save":
             verify_folder(self, folder)
@@ -336,7 +335,7 @@ class GroupHooks(Trainer):
         """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
         if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
             hide_token(self.args)
-            write_loader_files(self.args.output_dir, max_length=self.reranker.max_length)
+            self.reranker.write_loader_files(self.args.output_dir)
             if self.args.verify_checkpoints != "every_save":  # there it is verified already
                 verify_folder(self, checkpoint_folder)
         super()._push_from_checkpoint(checkpoint_folder)
