@@ -88,7 +88,8 @@ class InstructedPairs(Sequence[tuple[Any, ...]]):
 
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, slice):
-            return self[key : key + 1][0]
+            place = range(len(self))[key]
+            return self[place : place + 1][0]
         pairs = self.pairs[key]
         each = self.instruction
         of_pairs = [each] * len(pairs) if each is None or isinstance(each, str) else each[key]

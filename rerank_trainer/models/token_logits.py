@@ -124,7 +124,8 @@ def _answering(layer: nn.Module, places: Tensor, tokens: Tensor) -> Iterator[Non
         in_float32 = torch.is_autocast_enabled(device)
         with torch.autocast(device, enabled=False):
             if not is_plain:
-                return whole(hidden.float() if in_float32 else hidden)[..., tokens]
+                weight = layer.weight  # of 8 or 4 bits it takes any input
+                return whole(hidden.to(weight.dtype) if weight.is_floating_point() else hidden)[..., tokens]
             weight, bias = layer.weight[tokens], None if layer.bias is None else layer.bias[tokens]
             if in_float32:
                 hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()

@@ -99,6 +99,22 @@ def test_the_last_place_is_that_of_the_last_token_on_either_side(side):
 
 
 @peft_warns
+def test_an_output_layer_that_is_trained_whole_beside_an_adapter_is_the_one_that_scores():
+    model, tokenizer = tiny_language_model("qwen2", tie_word_embeddings=False)
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, config).eval()
+    with torch.no_grad():
+        adapted.base_model.model.lm_head.modules_to_save["default"].weight[21] += 1.0
+    inputs = padded(300)
+    scores = TokenLogitHead(21).fitted_to(adapted, tokenizer)(adapted, inputs)
+
+    torch.testing.assert_close(scores.detach(), whole_logits(adapted, inputs)[:, 21].detach(), rtol=0, atol=1e-5)
+    scores.sum().backward()
+    trained = adapted.base_model.model.lm_head.modules_to_save["default"].weight.grad
+    assert trained.abs().sum(dim=1).nonzero().flatten().tolist() == [21]
+
+
+@peft_warns
 def test_an_adapter_on_the_output_layer_counts_and_trains():
     model, tokenizer = tiny_language_model("qwen2", tie_word_embeddings=False)
     config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
@@ -120,9 +136,12 @@ def test_an_adapter_on_the_output_layer_counts_and_trains():
 
 
 @peft_warns
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_logits_are_float32_under_autocast(wrapped):
+@pytest.mark.parametrize(
+    ("wrapped", "weights"), [(False, torch.float32), (False, torch.bfloat16), (True, torch.float32)]
+)
+def test_logits_are_float32_under_autocast(wrapped, weights):
     model, tokenizer = tiny_language_model("gemma2", tie_word_embeddings=False)
+    model.to(weights)
     if wrapped:
         model = get_peft_model(model, LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM")).eval()
     head = TokenLogitHead(21).fitted_to(model, tokenizer)
@@ -139,6 +158,21 @@ def test_logits_are_float32_under_autocast(wrapped):
 
     assert dtypes == [torch.float32]
     assert (scores.bfloat16().float() - scores).abs().max() > 0  # not a bfloat16 in disguise
+
+
+@peft_warns
+@pytest.mark.parametrize("autocast", [False, True])
+def test_an_adapted_output_layer_of_16_bits_scores_under_autocast_too(autocast):
+    model, tokenizer = tiny_language_model("qwen2", tie_word_embeddings=False)
+    config = LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM")
+    model = get_peft_model(model.to(torch.bfloat16), config).eval()
+    inputs = padded(300)
+    with torch.no_grad():
+        whole = model(**inputs).logits[torch.arange(3), last_places(inputs["attention_mask"]), 21].float()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            scores = TokenLogitHead(21).fitted_to(model, tokenizer)(model, inputs)
+
+    torch.testing.assert_close(scores, whole, rtol=0.02, atol=0.02)
 
 
 def test_a_text_of_one_token_an_entry_of_the_vocabulary_and_an_id_name_a_token():

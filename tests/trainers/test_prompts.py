@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from rerank_trainer.data.collator import RerankCollator, lay_rows
 from rerank_trainer.evaluation.cross_encoder import LiveCrossEncoder
@@ -14,7 +15,7 @@ from rerank_trainer.teachers.teacher import RerankerTeacher, fingerprint_reranke
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from rerank_trainer.trainers.sources import TrainSource
-from tests.tiny_language_models import tiny_language_model
+from tests.tiny_language_models import saved_language_model, tiny_language_model
 from tests.tiny_models import TEXTS
 from tests.trainers.conftest import small_reranker, word_groups
 
@@ -91,6 +92,22 @@ def test_both_trainers_train_a_language_model_and_its_folder_is_verified(
     folder = max((tmp_path / "out").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     pairs = [("water", "water fire"), ("ship", "map rain north")]
     torch.testing.assert_close(Reranker.from_pretrained(folder).predict(pairs), trainer.reranker.predict(pairs))
+
+
+def test_a_trainer_makes_a_student_of_a_plain_language_model_by_a_family_s_name(make_args, tmp_path):
+    folder = saved_language_model("qwen3", tmp_path / "base")
+    options = {"head": "qwen3-reranker", "instruction": "Find it."}
+    args = make_args(model_init_kwargs=options, max_length=160)
+    own = AutoTokenizer.from_pretrained(folder)
+    trainers = [
+        ContrastiveRerankTrainer(folder, args, train_dataset=word_groups(2), processing_class=tokenizer)
+        for tokenizer in (None, own)
+    ]
+
+    expected = Reranker.from_pretrained(folder, max_length=160, **options).predict([(TEXTS[0], TEXTS[1])])
+    assert trainers[1].reranker.tokenizer is own
+    for trainer in trainers:
+        torch.testing.assert_close(trainer.reranker.predict([(TEXTS[0], TEXTS[1])]), expected)
 
 
 def test_shared_prefixes_train_to_the_same_weights(make_args):
