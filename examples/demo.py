@@ -67,7 +67,7 @@ class Size:
 
 
 FULL = Size(None, num_groups=700, num_queries=120)
-SMOKE = Size(300, num_groups=16, num_queries=8)
+SMOKE = Size(120, num_groups=8, num_queries=4)
 
 
 def main() -> None:

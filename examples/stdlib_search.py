@@ -62,7 +62,7 @@ def build_tasks(folder: Path, *, max_functions: int | None = None) -> dict[str, 
 
     Args:
         folder: Where the two folders are made.
-        max_functions: Take only about this many functions of each source; None takes all.
+        max_functions: Read each source only until each split has its share of this many functions; None takes all.
     """
     for domain, (root, shares) in SOURCES.items():
         print(f"{domain}: {build_task(folder / domain, root, shares, max_functions=max_functions)}")
@@ -72,9 +72,7 @@ def build_tasks(folder: Path, *, max_functions: int | None = None) -> dict[str, 
 def build_task(folder: Path, root: Path, shares: Mapping[str, float], *, max_functions: int | None = None) -> str:
     """Write the task of one source folder; returns its counts in words."""
     counts: Counter[str] = Counter()
-    functions = list(read_functions(root, shares, counts))
-    if max_functions is not None:
-        functions = random.Random(0).sample(functions, min(max_functions, len(functions)))
+    functions = list(read_functions(root, shares, counts, max_functions=max_functions))
     corpus, passage_of = merge_near_duplicates(functions, counts)
     queries, qrels = merge_equal_queries(functions, passage_of, counts)
     if not qrels.keys() >= shares.keys():
@@ -94,19 +92,29 @@ def build_task(folder: Path, root: Path, shares: Mapping[str, float], *, max_fun
     return ", ".join(f"{number:,} {what}" for what, number in counts.items())
 
 
-def read_functions(root: Path, shares: Mapping[str, float], counts: Counter[str]) -> Iterator[Function]:
-    """The documented functions under a source folder, in order of file and line; what is left out is counted."""
+def read_functions(
+    root: Path, shares: Mapping[str, float], counts: Counter[str], *, max_functions: int | None = None
+) -> Iterator[Function]:
+    """The documented functions under a source folder, in order of file and line; what is left out is counted.
+
+    With ``max_functions``, files come in random order, and those of a split that has its share are not read.
+    """
     paths = [path for path in sorted(root.rglob("*.py")) if not LEFT_OUT & set(path.relative_to(root).parts)]
-    seen = set()
+    if max_functions is not None:
+        random.Random(0).shuffle(paths)
+    seen, found = set(), Counter[str]()
     for path in tqdm(paths, desc=f"Reading {root.name}", unit="file"):
         parts = path.relative_to(root).with_suffix("").parts
         split = split_of_module(parts[0], shares)
+        if max_functions is not None and found[split] >= shares[split] * max_functions:
+            continue
         for name, node in functions_of(ast.parse(path.read_bytes()), ".".join(parts)):
             query, passage = query_of(node), passage_of(node)
             if not query or not passage or name in seen:
                 counts["functions left out (no docstring of some words, no body, a name seen before)"] += 1
             else:
                 seen.add(name)
+                found[split] += 1
                 yield Function(name, split, query, passage)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rerank_trainer.trainers.sources import TrainSource
     from rerank_trainer.trainers.watch import RerankWatch
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _MODULES = {
     "AbsoluteMargin": "rerank_trainer.mining.filters",

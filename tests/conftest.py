@@ -1,4 +1,4 @@
-"""What every test shares: no network, an own cache, few threads, a real small encoder, real collections."""
+"""What every test shares: no network, an own cache, one thread, a real small encoder, real collections."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-# Before any test module imports torch or a Hugging Face library: they read these at import.
+# Before any test module imports torch, DeepSpeed or a Hugging Face library: they read these at import.
 _CACHE = tempfile.TemporaryDirectory(prefix="rerank_trainer-tests-")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,7 +19,8 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of pytest-xdist's workers computes on a core of its own
 
 _LOOPBACK = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}
 _unguarded = {"connect": socket.socket.connect, "connect_ex": socket.socket.connect_ex, "lookup": socket.getaddrinfo}

@@ -7,22 +7,27 @@ import logging
 import torch
 from transformers import PreTrainedModel
 
+from rerank_trainer.models.dropout import drops
+from rerank_trainer.models.loading import dtype_of
+
 logger = logging.getLogger(__name__)
 
 # Processor time with "eager" attention as a share of that with "sdpa", Transformers' default, in micro-batches of 1,024
 # tokens on a CPU with avx512_bf16; training is forward and backward. benchmarks/attention_speed.py measures it.
 #
 #                 rows of   32    64   128   256   512 tokens
-# bf16 training   MiniLM   .92   .90   .93   .90   .83
-#                 Qwen3    .88   .88   .88   .88   .93
-# bf16 scoring    MiniLM   .95   .97   .99  1.12
-#                 Qwen3    .98   .98   .97   .99
-# fp32 training   MiniLM  1.00   .99  1.04  1.07
+# bf16 training   MiniLM   .92   .87   .82   .77   .71    (with dropout, of which eager attention lets ours be used)
+#                 Qwen3    .88   .88   .88   .88   .93    (without)
+# fp32 training   MiniLM   .99   .95   .98   .93   .92
 #                 Qwen3   1.01  1.01  1.01  1.03
-# fp32 scoring    MiniLM  1.01  1.03  1.05  1.12
+# bf16 scoring    MiniLM   .98   .97   .98  1.03  1.10
+#                 Qwen3    .98   .98   .97   .99
+# fp32 scoring    MiniLM  1.01   .99  1.07  1.10  1.19
 #
-# So eager pays in one case. Where less than 5 % is gained the default stays; no GPU has been measured.
+# So eager pays in training, in float32 only where attention has dropout. Scoring keeps the default; no GPU has been
+# measured.
 FASTEST_IN_TRAINING = {("cpu", torch.bfloat16): "eager"}
+FASTEST_WITH_DROPOUT = {**FASTEST_IN_TRAINING, ("cpu", torch.float32): "eager"}
 DEFAULT = "sdpa"
 # Longer rows are not measured, and what eager attention keeps for the backward grows with their square.
 LONGEST_MEASURED = 512
@@ -43,7 +48,8 @@ def choose_attention(
         max_length: Tokens of the longest row.
     """
     present = model.config._attn_implementation
-    fastest = FASTEST_IN_TRAINING.get((device.type, autocast_dtype), present)
+    table = FASTEST_WITH_DROPOUT if drops(model) else FASTEST_IN_TRAINING
+    fastest = table.get((device.type, autocast_dtype or dtype_of(model)), present)
     if fastest == present or present != DEFAULT or max_length > LONGEST_MEASURED:
         logger.info("attention: %s, the default of Transformers", present)
         return present

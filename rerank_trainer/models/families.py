@@ -99,14 +99,14 @@ def family_of(name: str, *, head: str | Head, hub: dict[str, Any]) -> tuple[Fami
     Raises:
         ValueError: If there is no family of that name.
     """
+    stored = stored_answer(name, hub)
     if not isinstance(head, str) and callable(head):
-        return Family(head), Answer()
+        return Family(head), stored
     if head != "auto":
         if head not in FAMILIES:
             known = ["auto", *FAMILIES]
             raise ValueError(f"head={head!r}: expected one of {known}, or a head such as TokenLogitHead('yes', 'no')")
-        return FAMILIES[head], Answer()
-    stored = stored_answer(name, hub)
+        return FAMILIES[head], stored
     if stored.tokens:
         return Family(TokenLogitHead(*stored.tokens)), stored
     architectures = stored_architectures(name, hub)

@@ -40,7 +40,7 @@ class Answer:
 def stored_answer(name: str, hub: dict[str, Any]) -> Answer:
     """What a checkpoint stores of prompt and answer; nothing where no sentence-transformers has written it."""
     settings, modules = _cross_encoder_settings(name, hub), _read(name, _MODULES, hub)
-    if settings is None or modules is None:
+    if settings is None or not modules:
         return Answer()
     message = (_read(name, _TRANSFORMER_SETTINGS, hub) or {}).get("modality_config", {}).get("message")
     tokens: tuple[int, ...] = ()

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from rerank_trainer.data.collator import TokenRows
 from rerank_trainer.models.micro_batches import micro_batches, pad_spans, row_starts
-from rerank_trainer.models.recompute import Recomputation
+from rerank_trainer.models.recompute import Recomputation, recomputes_layers
 from rerank_trainer.models.work import Work
 
 logger = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def reason_against(forward: Callable[..., Any]) -> str | None:
     module = module_of(forward)
     if module is None or cache_name(module) is None or _has_encoder(module):
         return f"{type(module).__name__} is no decoder that takes keys and values"
-    if module.training and any(getattr(layer, "gradient_checkpointing", False) for layer in module.modules()):
+    if recomputes_layers(module):
         return "layer checkpointing (gradient_checkpointing=True) drops keys and values, and with them the query"
     return None
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rerank_trainer.data.collator import TokenRows, lay_rows
 from rerank_trainer.data.templates import Row
+from rerank_trainer.models.dropout import with_quick_dropout
 from rerank_trainer.models.embeddings import with_words_looked_up_once
 from rerank_trainer.models.memory import is_out_of_memory
 from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
@@ -122,6 +123,7 @@ class RowScorer:
         self.recomputation.begin(sum(lengths), device)
         ids, module = rows["input_ids"], module_of(forward)
         forward = with_words_looked_up_once(forward, module, ids, pad_token_id=self.pad_token_id)
+        forward = with_quick_dropout(forward, module)
         scores: list[Tensor] = []
         ran: list[list[int]] = []
         while left:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,14 @@ class Targets:
     teacher_scores: Tensor | None = None
     weights: Tensor | None = None
     source: Tensor | None = None
+
+    @classmethod
+    def of_batch(cls, batch: Mapping[str, Any]) -> Targets:
+        """The targets of a batch of the collator; a group of weight 0 is as if it were not there."""
+        weights = batch.get("passage_weights")
+        mask = batch["mask"] & (batch["weights"] > 0)[:, None]
+        mask = mask if weights is None else mask & (weights > 0)
+        return cls(batch["labels"], mask, batch.get("teacher_scores"), weights, batch.get("source"))
 
 
 class Objective(nn.Module):

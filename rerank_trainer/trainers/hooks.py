@@ -1,42 +1,32 @@
-"""Hooks: every method of the Transformers Trainer that we override, private ones included.
+"""Hooks: every method of the Transformers Trainer that we override to train, private ones included.
 
-A test compares the signatures with the installed Transformers, so that a new release cannot slip past them.
+Those that evaluate stand in ``evaluation_hooks.py``. A test compares the signatures of both with the installed
+Transformers, so that a new release cannot slip past them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, HubStrategy, TrainOutput
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
 
 from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
-from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
-from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
-from rerank_trainer.models.reranker import Reranker
-from rerank_trainer.models.scoring import scatter_scores
-from rerank_trainer.objectives.objective import Objective, Targets
-from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
+from rerank_trainer.data.truncation import Truncation
+from rerank_trainer.objectives.objective import Targets
+from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.learning_rates import split_off_head
-from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.out_of_memory import StepReplay
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
 from rerank_trainer.trainers.step_report import StepReport, reporting
 from rerank_trainer.trainers.watch import RerankWatch, Seen
-
-if TYPE_CHECKING:
-    from sentence_transformers.base.evaluation import BaseEvaluator
-
-logger = logging.getLogger(__name__)
 
 
 class EpochCallback(TrainerCallback):
@@ -51,17 +41,9 @@ class EpochCallback(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
-class GroupHooks(Trainer):
-    """The Transformers Trainer taught to train on batches of groups.
+class GroupHooks(EvaluationHooks):
+    """The Transformers Trainer taught to train on batches of groups."""
 
-    Subclasses set ``reranker`` and ``evaluator`` before and both objectives after the parent's ``__init__``.
-    """
-
-    reranker: Reranker
-    objective: Objective
-    eval_objective: Objective
-    evaluator: BaseEvaluator | None = None
-    model_wrapped: nn.Module
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
 
@@ -133,7 +115,7 @@ class GroupHooks(Trainer):
             num_items_in_batch: Each part's count, ``(num_parts,)``; None counts this batch alone.
         """
         scores = self._scores(model, inputs)
-        targets = _targets(inputs)
+        targets = Targets.of_batch(inputs)
         defined = self.objective.counts(targets)
         counts = (defined * inputs["weights"]).sum(dim=1)
         totals = counts if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
@@ -151,73 +133,6 @@ class GroupHooks(Trainer):
                 seen = Seen(*of_batch, targets, defined.any(dim=0), inputs["row"])
                 self._replay.count(partial(self.watch.see, seen))
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, tuple[Tensor, ...] | None]:
-        """Loss (None where the batch lacks the objective's targets), scores, and the tensors of ``label_names``.
-
-        Scores are -100 where no passage is, as they are where Transformers joins batches of unlike width.
-        """
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager(), self._with_objective(self.eval_objective):
-            if self.objective.needs_teacher and "teacher_scores" not in inputs:
-                loss, scores = None, self._scores(model, inputs)
-            else:
-                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-                scores = outputs["scores"]
-                if "values" in outputs:  # a compute_loss of the user's own may leave them out
-                    counts = self.objective.counts(_targets(inputs)) * inputs["weights"]
-                    self._note_evaluation(sums=outputs["values"].T.contiguous(), totals=counts.T.contiguous())
-            self._note_evaluation(truncation=inputs["truncation"])
-        if prediction_loss_only:
-            return loss, None, None
-        scores = scores.masked_fill(~inputs["mask"], LABEL_PADDING)
-        return loss, scores, tuple(inputs[name] for name in self.label_names)
-
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """As in Transformers; the figures of the evaluator join those of the (first) evaluation set."""
-        if self._evaluator_prefix is not None:  # called by itself, once for each of several sets
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        self._evaluator_prefix = metric_key_prefix
-        try:
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        finally:
-            self._evaluator_prefix = None
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """As in Transformers; the loss is that of all groups as one batch, however they were cut into batches.
-
-        The metrics say which share of the pairs was cut, as ``eval_truncated``, and hold the evaluator's figures.
-        """
-        self._eval_noted = {}
-        if isinstance(self.compute_metrics, GroupMetrics):
-            self.compute_metrics.reset()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        cut = Truncation(*self._eval_noted.pop("truncation", torch.zeros(0)).long().tolist())
-        if self._eval_noted:
-            loss = self.eval_objective.contributions(**self._eval_noted).sum()
-            output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
-        output.metrics[f"{metric_key_prefix}_truncated"] = round(cut.share, 4)
-        self._warn_of_truncation(cut, metric_key_prefix)
-        if self.evaluator is not None and self._evaluator_prefix:
-            prefix, self._evaluator_prefix = self._evaluator_prefix, ""  # once, whatever the number of sets
-            figures = evaluator_figures(self.evaluator, self.reranker, self.args, self.state)
-            add_figures(output.metrics, figures, prefix=prefix)
-        return output
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
         """Each part's count over the batches of an optimizer step and all processes, ``(num_parts,)`` float32."""
@@ -349,35 +264,6 @@ class GroupHooks(Trainer):
     _noted: dict[str, Tensor] = {}  # what `log` reports, summed in this process since its last entry
     _noted_at = 0
     _train_cut = Truncation()
-    _eval_noted: dict[str, Tensor] = {}  # what an evaluation reports, summed over batches and processes
-    _evaluator_prefix: str | None = None  # None outside of evaluate(), empty when the evaluator has run
-    _warned_of: frozenset[str] = frozenset()
-
-    def _forget_evaluation(self) -> None:
-        """Let several processes train together after an ``evaluate()``.
-
-        An evaluation marks the bare model as prepared, and training would then leave out DistributedDataParallel
-        without a word: each process would train a model of its own.
-        """
-        is_wrapped = isinstance(self.model_wrapped, nn.parallel.DistributedDataParallel)
-        if self.accelerator.num_processes == 1 or is_wrapped or not self.accelerator._models:
-            return
-        if "_original_forward" in vars(self.model):  # under mixed precision; training would wrap it once more
-            self.model.forward = self.model.__dict__.pop("_original_forward")
-        self.accelerator._models.clear()
-        self.model._is_accelerate_prepared = False
-        self.model_wrapped = self.model
-
-    def _note_evaluation(self, **of_groups: Tensor) -> None:
-        """Add up what is known of each group, ``(B, ...)``, over processes."""
-        # gathered as predictions are: groups that were repeated to fill the last batch of a process count once
-        for name, values in self.accelerator.gather_for_metrics(of_groups).items():
-            self._eval_noted[name] = values.double().sum(dim=0) + self._eval_noted.get(name, 0)
-
-    def _warn_of_truncation(self, cut: Truncation, where: str) -> None:
-        if cut.share > WARNING_SHARE and where not in self._warned_of and self.is_world_process_zero():
-            logger.warning("%s: %s; raise max_length", where, cut.describe(self.reranker.max_length))
-            self._warned_of = self._warned_of | {where}
 
     def _note(self, inputs: dict[str, Any], **of_parts: Tensor) -> None:
         sources = torch.arange(len(getattr(self.data_collator, "sources", ())), device=inputs["weights"].device)
@@ -389,29 +275,9 @@ class GroupHooks(Trainer):
         }
         self._noted = {name: value.detach() + self._noted.get(name, 0) for name, value in noted.items()}
 
-    @contextlib.contextmanager
-    def _with_objective(self, objective: Objective) -> Iterator[None]:
-        """Evaluation knows no sources: its loss is that of the trainer's own objective."""
-        kept, self.objective = self.objective, objective
-        try:
-            yield
-        finally:
-            self.objective = kept
-
     def _counts(self, batches: Sequence[dict[str, Any]], device: torch.device) -> Tensor:
         """Each part's count over batches of this process; a group counts with its weight."""
         counts = torch.zeros(len(self.objective.names), device=device)
         for batch in batches:
-            counts += (self.objective.counts(_targets(batch)) * batch["weights"]).sum(dim=1).to(device)
+            counts += (self.objective.counts(Targets.of_batch(batch)) * batch["weights"]).sum(dim=1).to(device)
         return counts
-
-    def _scores(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        rows = inputs["student"]
-        return scatter_scores(model(rows=rows).float(), rows["cells"], inputs["labels"].shape)
-
-
-def _targets(inputs: dict[str, Any]) -> Targets:
-    weights = inputs.get("passage_weights")
-    mask = inputs["mask"] & (inputs["weights"] > 0)[:, None]  # a group without weight is as if it were not there
-    mask = mask if weights is None else mask & (weights > 0)
-    return Targets(inputs["labels"], mask, inputs.get("teacher_scores"), weights, inputs.get("source"))

@@ -42,6 +42,14 @@ def test_what_is_not_measured_keeps_the_default(change):
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize(("rate", "chosen"), [(0.0, "sdpa"), (0.1, "eager")])
+def test_in_float32_dropout_decides(rate, chosen):
+    model, _ = tiny_model("bert")
+    model.config.attention_probs_dropout_prob = rate
+
+    assert choose_attention(model, **{**TRAINING_ON_CPU, "autocast_dtype": None}) == chosen
+
+
 def test_the_log_says_in_one_line_which_attention_it_is(caplog):
     with caplog.at_level(logging.INFO, logger="rerank_trainer"):
         choose_attention(tiny_model("bert")[0], **TRAINING_ON_CPU)

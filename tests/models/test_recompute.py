@@ -170,3 +170,20 @@ def test_prediction_goes_on_in_smaller_micro_batches_where_memory_runs_out():
     reranker.predict(PAIRS)
 
     assert max(sizes) <= 150  # the next call does not run out again
+
+
+def test_freed_memory_is_handed_back_while_micro_batches_are_recomputed(monkeypatch):
+    trims = []
+    monkeypatch.setattr(recompute, "give_back_freed_memory", lambda: trims.append(1))
+    recomputation = Recomputation(True)
+    recomputation.begin(170, torch.device("cpu"))
+    weight = torch.ones(3, 3, requires_grad=True)
+    scores = [recomputation.run(lambda: (torch.ones(10, 3) @ weight).sum(), num_tokens=10) for _ in range(17)]
+
+    assert len(trims) == 2  # after 8 and 16
+    torch.stack(scores).sum().backward()
+    assert len(trims) == 4  # 34 runs in all
+    with torch.no_grad():
+        for _ in range(17):
+            recomputation.run(lambda: weight.sum(), num_tokens=10)
+    assert len(trims) == 4

@@ -15,6 +15,15 @@ from tests.tiny_models import tiny_model
 
 WORDS = ["water", "fire", "ship", "rain", "hills", "north", "map", "blood"]
 
+# A run on the CPU that shows and saves nothing.
+SILENT: dict[str, Any] = {
+    "use_cpu": True,
+    "report_to": [],
+    "disable_tqdm": True,
+    "dataloader_pin_memory": False,
+    "save_strategy": "no",
+}
+
 
 def word_groups(num_groups: int, *, group_size: int = 6, seed: int = 0, **columns: list[Any]) -> datasets.Dataset:
     """Groups whose query is one word, and whose one positive alone holds it."""
@@ -50,11 +59,7 @@ def make_args(tmp_path):
     def make(**options: Any) -> RerankTrainingArguments:
         defaults = {
             "output_dir": str(tmp_path / "out"),
-            "use_cpu": True,
-            "report_to": [],
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
-            "save_strategy": "no",
+            **SILENT,
             "logging_strategy": "no",
             "passages_per_query": 4,
             "per_device_train_batch_size": 4,

@@ -5,19 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-ROOT = Path(__file__).parents[2]
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
 TIMEOUT = 240  # seconds: a group that waits for itself must not hold up the tests
 
-# One server imports the libraries once; every process is a fork of it, before any thread or group exists.
+# One server imports the libraries once, those too that a training imports late; every process is a fork of it, made
+# before it computes or joins a group. A library that is not installed is left out.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.trainers.runs"])
+_CONTEXT.set_forkserver_preload(["tests.trainers.runs", "sentence_transformers", "deepspeed"])
 
 
 def launch(
@@ -30,7 +32,8 @@ def launch(
     """
     folder.mkdir(parents=True, exist_ok=True)
     errors = [folder / f"error-{rank}.txt" for rank in range(num_processes)]
-    port = _free_port() if num_processes > 1 else None
+    store = _store() if num_processes > 1 else None
+    port = None if store is None else store.port
     processes = [
         _CONTEXT.Process(target=_enter, args=(function, folder, options, errors[rank], rank, num_processes, port))
         for rank in range(num_processes)
@@ -67,6 +70,7 @@ def _enter(
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
         os.environ.update({name: str(value) for name, value in group.items()})
         os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is there already: rank 0 makes none
     try:
         function(folder, **options)
     except BaseException:
@@ -77,7 +81,8 @@ def _enter(
         sys.stderr.flush()
 
 
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
+def _store() -> TCPStore:
+    """Where a group meets. It listens from here on: a port only found free could be another's once the group starts."""
+    from torch.distributed import TCPStore
+
+    return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -20,18 +20,9 @@ from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from tests.tiny_models import tiny_model
-from tests.trainers.conftest import small_reranker, word_groups
+from tests.trainers.conftest import SILENT, small_reranker, word_groups
 
-QUIET = {
-    "use_cpu": True,
-    "report_to": [],
-    "disable_tqdm": True,
-    "dataloader_pin_memory": False,
-    "save_strategy": "no",
-    "logging_strategy": "steps",
-    "logging_steps": 1,
-    "passages_per_query": 4,
-}
+QUIET = {**SILENT, "logging_strategy": "steps", "logging_steps": 1, "passages_per_query": 4}
 SGD = {
     "optim": "sgd",
     "learning_rate": 0.05,

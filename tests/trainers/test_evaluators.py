@@ -21,7 +21,7 @@ from transformers import EarlyStoppingCallback
 
 from rerank_trainer.evaluation.cross_encoder import LiveCrossEncoder
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
-from tests.trainers.conftest import small_reranker, word_groups
+from tests.trainers.conftest import SILENT, small_reranker, word_groups
 
 GROUPS = word_groups(8, seed=5)
 PAIRS = [[group["query"], passage] for group in GROUPS for passage in group["passages"]]
@@ -83,11 +83,7 @@ def judged(evaluators, tmp_path_factory):
     folder = tmp_path_factory.mktemp("judged")
     args = RerankTrainingArguments(
         str(folder / "out"),
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        save_strategy="no",
+        **SILENT,
         eval_strategy="epoch",
         passages_per_query=4,
         num_train_epochs=1,

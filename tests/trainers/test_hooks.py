@@ -23,6 +23,7 @@ from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.verify import verify_checkpoint
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
+from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.hooks import GroupHooks
 from rerank_trainer.trainers.saving import hide_token, some_pairs
 from tests.trainers.conftest import small_reranker, word_groups
@@ -80,7 +81,12 @@ def test_transformers_has_the_method_that_we_override(name):
 
 
 def test_no_other_method_of_transformers_is_overridden_here():
-    ours = {name for name in vars(GroupHooks) if inspect.isfunction(vars(GroupHooks)[name])}
+    ours = {
+        name
+        for hooks in (GroupHooks, EvaluationHooks)
+        for name, method in vars(hooks).items()
+        if inspect.isfunction(method)
+    }
 
     assert {name for name in ours if hasattr(Trainer, name)} == set(SIGNATURES)
 

@@ -1,106 +1,21 @@
-"""Training on streams: as on a data set in its order, by two processes as by one, and on from a checkpoint.
-
-This file is the test, and the script that each of two processes runs.
-"""
+"""Training on streams: as on a data set in its order, and on from a checkpoint; by two processes: test_torchrun.py."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import datasets
 import pytest
-import torch
 
-from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from rerank_trainer.trainers.sources import TrainSource
 from tests.trainers.conftest import small_reranker, word_groups
+from tests.trainers.runs import SGD
 from tests.trainers.test_hooks import ragged_groups
 from tests.trainers.test_sources import distance, sources_of_batches
-
-ROOT = Path(__file__).parents[2]
-SGD = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "warmup_steps": 0, "lr_scheduler_type": "constant"}
 
 
 def as_stream(groups, num_shards=1):
     return groups.to_iterable_dataset(num_shards=num_shards)
-
-
-def queries_of_batches(trainer):
-    """A list that fills with the queries of each batch, in the process that makes it."""
-    batches, inner = [], trainer.data_collator
-
-    def collate(groups):
-        batches.append([group["query"] for group in groups])
-        return inner(groups)
-
-    collate.sources = inner.sources
-    trainer.data_collator = collate
-    return batches
-
-
-def numbered_groups(num_groups):
-    rows = word_groups(num_groups).to_list()
-    return datasets.Dataset.from_list([row | {"query": f"{row['query']} {i}"} for i, row in enumerate(rows)])
-
-
-def train(folder: Path) -> None:
-    """Train seven steps of 8 groups of a stream and of a data set, however many processes there are."""
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    args = RerankTrainingArguments(
-        str(folder / "out"),
-        use_cpu=True,
-        ddp_backend="gloo" if num_processes > 1 else None,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        save_strategy="no",
-        passages_per_query=4,
-        per_device_train_batch_size=4 // num_processes,
-        gradient_accumulation_steps=2,
-        max_steps=7,
-        logging_steps=7,
-        **{**SGD, "learning_rate": 0.01},  # rounding, which differs between cuts, grows with the steps
-    )
-    reranker = small_reranker(spread=0.3)
-    groups = numbered_groups(28)
-    rows = {
-        "web": TrainSource(as_stream(groups.select(range(20)), num_shards=2), weight=3),
-        "clicks": TrainSource(groups.select(range(20, 28)), weight=1, objective="bce"),
-    }
-    trainer = ContrastiveRerankTrainer(reranker, args, train_dataset=rows)
-    batches = queries_of_batches(trainer)
-    trainer.train()
-    # the loader of accelerate makes one batch more than it hands out
-    (folder / f"queries-{num_processes}-{args.process_index}.json").write_text(json.dumps(batches[:14]))
-    if trainer.is_world_process_zero():
-        torch.save(reranker.model.state_dict(), folder / f"weights-{num_processes}.pt")
-        (entry,) = [entry for entry in trainer.state.log_history if "loss" in entry]
-        (folder / f"log-{num_processes}.json").write_text(json.dumps(entry))
-
-
-@pytest.mark.slow
-def test_two_processes_share_a_stream_and_train_and_log_as_one_does(tmp_path):
-    train(tmp_path)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*launch, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-4000:]
-
-    alone, first, second = (json.loads((tmp_path / f"queries-{n}.json").read_text()) for n in ("1-0", "2-0", "2-1"))
-    assert len(alone) == 14 and len({query for batch in alone for query in batch}) == 28
-    assert [one + other for one, other in zip(first, second, strict=True)] == alone
-    one, two = (torch.load(tmp_path / f"weights-{number}.pt") for number in (1, 2))
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-6
-    log, log_of_two = (json.loads((tmp_path / f"log-{number}.json").read_text()) for number in (1, 2))
-    assert (log["groups_web"], log["groups_clicks"]) == (42, 14)
-    for name in ("loss", "loss_web", "loss_clicks", "groups_web", "groups_clicks"):
-        assert log_of_two[name] == pytest.approx(log[name], abs=1e-4)
 
 
 def trained(rows, args, trainer_class=None, *, resume_from=None):
@@ -210,7 +125,3 @@ def test_an_evaluation_stream_is_refused(make_args):
     stream = as_stream(word_groups(4))
     with pytest.raises(ValueError, match="the evaluation set is a stream"):
         ContrastiveRerankTrainer(small_reranker(), make_args(), eval_dataset={"web": stream})
-
-
-if __name__ == "__main__":
-    train(Path(sys.argv[1]))

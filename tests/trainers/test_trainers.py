@@ -18,7 +18,7 @@ from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from tests.tiny_models import tiny_model
-from tests.trainers.conftest import small_reranker, word_groups
+from tests.trainers.conftest import SILENT, small_reranker, word_groups
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,7 @@ def taught(tmp_path_factory):
 
     args = RerankTrainingArguments(
         str(tmp_path_factory.mktemp("teacher")),
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        save_strategy="no",
+        **SILENT,
         passages_per_query=6,
         per_device_train_batch_size=8,
         num_train_epochs=6,

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +15,12 @@ from transformers import TrainerCallback
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.naming import contrastive_objective
 from rerank_trainer.objectives.objective import Objective, Targets, WeightedObjective
-from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
-from rerank_trainer.trainers.figures import FIGURES
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 from tests.trainers.conftest import small_reranker, word_groups
 from tests.trainers.test_hooks import ragged_groups
-
-ROOT = Path(__file__).parents[2]
 
 
 class Poisoned(Objective):
@@ -394,58 +386,3 @@ def test_nothing_is_kept_after_the_run(make_args):
     trainer.train()
 
     assert trainer.watch._waiting == trainer.watch._step == []
-
-
-# --- two processes ---------------------------------------------------------------------------------------------------
-
-
-def train(folder: Path) -> None:
-    """One run whose figures are kept, and one with a poisoned row whose error is kept, however many processes."""
-    num_processes, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    options = {
-        "use_cpu": True,
-        "ddp_backend": "gloo" if num_processes > 1 else None,
-        "report_to": [],
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "save_strategy": "no",
-        "passages_per_query": 4,
-        "per_device_train_batch_size": 8 // num_processes,
-        "logging_steps": 1,
-        "optim": "sgd",
-        "learning_rate": 0.05,
-        "train_sampling_strategy": "sequential",
-    }
-    args = RerankTrainingArguments(str(folder / f"out-{num_processes}"), **options)
-    trainer = DistillRerankTrainer(small_reranker(spread=0.3), args, train_dataset=ragged_groups())
-    trainer.train()
-    windows = [[entry[name] for name in FIGURES] for entry in trainer.state.log_history if "loss" in entry]
-    trainer = RerankTrainer(small_reranker(spread=0.3), args, objective=Poisoned(), train_dataset=poisoned_groups(9))
-    try:
-        trainer.train()
-    except FloatingPointError as error:
-        kept = json.dumps({"windows": windows, "error": str(error)})
-        (folder / f"kept-{num_processes}-{rank}.json").write_text(kept)
-
-
-@pytest.mark.slow
-def test_two_processes_log_the_figures_of_one_and_stop_together(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command in ([sys.executable], launch):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        run = subprocess.run([*command, __file__, str(tmp_path)], env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-4000:]
-
-    one, first, second = (json.loads((tmp_path / f"kept-{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
-    assert first["error"] == second["error"]
-    assert "process 0: row 9: poisoned is nan" in first["error"]
-    assert "process 1: all scores and losses are finite, of rows 12, 13, 14, 15" in first["error"]
-    assert "row 9: poisoned is nan" in one["error"] and "step 2 " in one["error"]
-    assert len(one["windows"]) == 9 and first["windows"] == second["windows"]
-    np.testing.assert_allclose(first["windows"], one["windows"], rtol=1e-3)
-    assert (tmp_path / "out-2" / "last-finite-step-1" / "model.safetensors").is_file()
-
-
-if __name__ == "__main__":
-    logging.disable()
-    train(Path(sys.argv[1]))
