@@ -40,7 +40,7 @@ class TokenLogitHead:
         """The head with token ids in place of texts.
 
         Raises:
-            ValueError: If a text is not one token, both are the same, or the model has no output layer.
+            ValueError: If a text is not one token, both are the same, or the model cannot answer with them.
         """
         yes = token_id(tokenizer, self.yes)
         no = None if self.no is None else token_id(tokenizer, self.no)
@@ -51,6 +51,11 @@ class TokenLogitHead:
             raise ValueError(
                 f"{type(model).__name__} has no output layer, so it gives no logits of tokens. Load it as a causal "
                 "or a sequence-to-sequence language model, or leave the head out."
+            )
+        if model.config.is_encoder_decoder and model.config.decoder_start_token_id is None:
+            raise ValueError(
+                f"the configuration of {type(model).__name__} does not say with which token its decoder begins: set "
+                "model.config.decoder_start_token_id (of T5 it is the pad token)"
             )
         vocab_size = model.config.get_text_config().vocab_size
         fitted = replace(self, yes=yes, no=no)

@@ -109,10 +109,8 @@ def test_a_saved_folder_is_found_again_and_opens_in_every_loader_that_can(family
     assert again.head == reranker.head and again.prompt == reranker.prompt and again.max_length == 200
     torch.testing.assert_close(again.predict(PAIRS + LONG), reranker.predict(PAIRS + LONG), atol=1e-6, rtol=0)
     loaders = {"transformers"} if kind == "t5" else {"transformers", "sentence_transformers"}
+    # also of pairs that are cut: sentence-transformers keeps the prompt's end too, so other ids would be refused
     assert set(verify_checkpoint(tmp_path / "student", reranker, PAIRS + LONG)) == loaders
-    if kind != "t5":  # what is cut too: its suffix stays
-        theirs = cross_encoder(tmp_path / "student").predict(LONG, convert_to_tensor=True)
-        torch.testing.assert_close(reranker.predict(LONG), theirs, atol=1e-5, rtol=0)
 
 
 def test_sentence_transformers_refuses_what_it_cannot_score(tmp_path):

@@ -205,6 +205,8 @@ def test_heads_refuse_models_that_they_cannot_read():
         TokenLogitHead(5).fitted_to(*tiny_model("bert"))
     with pytest.raises(ValueError, match="Qwen2ForCausalLM has num_labels=2"):
         LogitHead().fitted_to(*tiny_language_model("qwen2"))
+    with pytest.raises(ValueError, match="T5ForConditionalGeneration does not say with which token its decoder begins"):
+        TokenLogitHead(5).fitted_to(*tiny_language_model("t5", decoder_start_token_id=None))
 
 
 def test_a_model_with_an_encoder_shares_no_prefix():
