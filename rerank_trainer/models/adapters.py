@@ -141,7 +141,7 @@ def completed(peft_config: PeftConfig, model: PreTrainedModel, fresh: Sequence[s
         if model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
             config.target_modules = default_lora(model).target_modules
             said.append(f"PEFT knows no target_modules for {model_type}: every linear layer of the stack")
-    if config.is_prompt_learning and hasattr(model, "score"):
+    if config.is_prompt_learning and (wanted != TaskType.SEQ_CLS or hasattr(model, "score")):
         raise ValueError(
             f"{_kind(config)} for {type(model).__name__}: its score is read at the last token, which Transformers "
             "finds by its id, and prompt tuning passes embeddings without ids. Take LoRA or IA3."
