@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rerank_trainer.data.first_stage import BM25
     from rerank_trainer.data.formats import load_groups, to_groups
+    from rerank_trainer.data.prompts import Prompt
     from rerank_trainer.data.trec import load_beir, load_trec
     from rerank_trainer.evaluation.evaluator import evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.token_logits import TokenLogitHead
     from rerank_trainer.models.verify import verify_checkpoint
     from rerank_trainer.models.windows import Windows
     from rerank_trainer.objectives.anchor import Anchor
@@ -66,6 +68,7 @@ _MODULES = {
     "MixedObjective": "rerank_trainer.objectives.mixed",
     "Objective": "rerank_trainer.objectives.objective",
     "PercentOfPositive": "rerank_trainer.mining.filters",
+    "Prompt": "rerank_trainer.data.prompts",
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
     "RelativeMargin": "rerank_trainer.mining.filters",
@@ -81,6 +84,7 @@ _MODULES = {
     "TeacherObjective": "rerank_trainer.objectives.objective",
     "TeacherReport": "rerank_trainer.teachers.check",
     "Temperature": "rerank_trainer.objectives.temperature",
+    "TokenLogitHead": "rerank_trainer.models.token_logits",
     "TrainSource": "rerank_trainer.trainers.sources",
     "WeightedObjective": "rerank_trainer.objectives.objective",
     "Windows": "rerank_trainer.models.windows",

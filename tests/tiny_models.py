@@ -23,7 +23,7 @@ __all__ = [
     "TEXTS",
     "byte_tokenizer",
     "tiny_config",
-    "tiny_language_model",
+    "tiny_recurrent_model",
     "tiny_model",
 ]
 
@@ -122,7 +122,7 @@ def tiny_model(
     return _spread_out(AutoModelForSequenceClassification.from_config(config), spread), tokenizer
 
 
-def tiny_language_model(
+def tiny_recurrent_model(
     kind: str, *, seed: int = 0, spread: float = 0.3
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A tiny language model of one of the ``RECURRENT`` kinds and its tokenizer, as such models are published."""

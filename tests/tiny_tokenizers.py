@@ -119,8 +119,14 @@ def _unigrams(kind: type[PreTrainedTokenizerBase], special: Sequence[str], unk: 
     )
 
 
-def _merged_pieces(
-    kind: type[PreTrainedTokenizerBase], special: Sequence[str], *, byte_level: bool, **options: Any
+def merged_pieces(
+    kind: type[PreTrainedTokenizerBase],
+    special: Sequence[str],
+    *,
+    byte_level: bool,
+    texts: Sequence[str] = TEXTS,
+    vocab_size: int = 300,
+    **options: Any,
 ) -> PreTrainedTokenizerBase:
     """BPE over bytes (GPT-2's way), or over characters behind a Metaspace with byte tokens to fall back on."""
     tokenizer = Tokenizer(models.BPE())
@@ -130,12 +136,12 @@ def _merged_pieces(
     )
     alphabet = pre_tokenizers.ByteLevel.alphabet() if byte_level else []
     trainer = trainers.BpeTrainer(
-        vocab_size=300 + len(fallback),
+        vocab_size=vocab_size + len(fallback),
         special_tokens=[*special, *fallback],
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     learned = json.loads(tokenizer.to_str())["model"]
     merges = [tuple(merge) for merge in learned["merges"]]
     return kind(vocab=learned["vocab"], merges=merges, model_max_length=_LIMIT, **options)
@@ -149,12 +155,12 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "bare bytes": lambda: byte_tokenizer(special=False),
     "bert": lambda: _word_pieces(BertTokenizer, _BERT),
     "mpnet": lambda: _word_pieces(MPNetTokenizer, ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]),
-    "roberta": lambda: _merged_pieces(RobertaTokenizer, _ROBERTA, byte_level=True),
+    "roberta": lambda: merged_pieces(RobertaTokenizer, _ROBERTA, byte_level=True),
     "xlm-roberta": lambda: _unigrams(XLMRobertaTokenizer, _ROBERTA, "<unk>"),
     "deberta-v2": lambda: _unigrams(DebertaV2Tokenizer, ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"], "[UNK]"),
-    "llama": lambda: _merged_pieces(LlamaTokenizer, ["<unk>", "<s>", "</s>"], byte_level=False, add_bos_token=True),
-    "gemma": lambda: _merged_pieces(
+    "llama": lambda: merged_pieces(LlamaTokenizer, ["<unk>", "<s>", "</s>"], byte_level=False, add_bos_token=True),
+    "gemma": lambda: merged_pieces(
         GemmaTokenizer, ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], byte_level=False, add_bos_token=True
     ),
-    "qwen2": lambda: _merged_pieces(Qwen2Tokenizer, ["<|endoftext|>"], byte_level=True),
+    "qwen2": lambda: merged_pieces(Qwen2Tokenizer, ["<|endoftext|>"], byte_level=True),
 }

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Sampler
 
 from rerank_trainer.data.sampling import EpochSampler, TrainGroups
-from rerank_trainer.data.templates import PairTemplate
+from rerank_trainer.data.templates import Template
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class TokenEstimate:
         template: How a pair becomes tokens.
     """
 
-    def __init__(self, train_set: TrainGroups, template: PairTemplate) -> None:
+    def __init__(self, train_set: TrainGroups, template: Template) -> None:
         self.sizes = copy.copy(train_set)
         self.sizes.groups = TextSizes(train_set.groups)
         self.max_length = template.max_length

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from rerank_trainer.data.templates import PairTemplate, Row
+from rerank_trainer.data.templates import Row, Template
 from rerank_trainer.data.truncation import Truncation
 
 LABEL_PADDING = -100.0  # what Transformers pads with when it joins batches of unlike width
@@ -78,13 +78,14 @@ class RerankCollator:
         sources: The names of the data sets that the run trains on, when there are several.
     """
 
-    def __init__(self, template: PairTemplate, *, sources: Sequence[str] = ()) -> None:
+    def __init__(self, template: Template, *, sources: Sequence[str] = ()) -> None:
         self.template = template
         self.sources: dict[Any, int] = {name: number for number, name in enumerate(sources)}
 
     def __call__(self, groups: Sequence[dict[str, Any]]) -> dict[str, Any]:
         sizes = [len(group["passages"]) for group in groups]
-        encoded = self.template.encode([(group["query"], group["passages"]) for group in groups])
+        instructions = [group.get("instruction") for group in groups] if self.template.takes_instructions else None
+        encoded = self.template.encode([(group["query"], group["passages"]) for group in groups], instructions)
         batch: dict[str, Any] = {
             "labels": _padded([_or_each(group.get("labels"), 0.0, group) for group in groups]),
             "mask": torch.arange(max(1, *sizes)) < torch.tensor(sizes)[:, None],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_python import PythonBackend
@@ -66,6 +66,30 @@ class Frame:
         return Row([*head, *passage, *self.after], types, len(head))
 
 
+class Template(Protocol):
+    """Turns query and passage into the token ids of one model input.
+
+    Attributes:
+        tokenizer: Whose ids they are.
+        max_length: Tokens a row may have.
+        query_max_length: Tokens that a query keeps in a pair that does not fit; None has a rule of its own.
+        takes_instructions: Whether an instruction has a place.
+        frame: What stands around the two texts: with the tokenizer and the lengths, all that ids depend on.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    query_max_length: int | None
+    takes_instructions: bool
+    frame: Any
+
+    def encode(
+        self, groups: Sequence[tuple[str, Sequence[str]]], instructions: Sequence[str | None] | None = None
+    ) -> list[list[Row]]:
+        """The rows of each group, given as (query, passages), with an instruction a group where they have a place."""
+        ...
+
+
 class PairTemplate:
     """The tokenizer's own pair encoding, cut as the tokenizer cuts: ids are those of ``tokenizer(query, passage)``.
 
@@ -86,6 +110,8 @@ class PairTemplate:
             out, or if a ``query_max_length`` is given with a tokenizer that cannot be taken apart.
     """
 
+    takes_instructions = False
+
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, *, max_length: int, query_max_length: int | None = None
     ) -> None:
@@ -104,8 +130,11 @@ class PairTemplate:
                 f"{num_special} special tokens take part of it. Raise max_length or lower query_max_length."
             )
 
-    def encode(self, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[Row]]:
+    def encode(
+        self, groups: Sequence[tuple[str, Sequence[str]]], instructions: Sequence[str | None] | None = None
+    ) -> list[list[Row]]:
         """The rows of each group, given as (query, passages); a text is tokenised once, if it can be."""
+        assert instructions is None  # they have no place
         if self.frame is None:
             rows = iter(self._whole_rows([(query, passage) for query, passages in groups for passage in passages]))
             return [[next(rows) for _ in passages] for _, passages in groups]

@@ -61,10 +61,11 @@ class LiveCrossEncoder(CrossEncoder):
         activation_fn: Callable[[Tensor], Tensor] | None = None,
         **_options: Any,  # batch_size, device, apply_softmax: with one logit and a token budget they mean nothing
     ) -> Tensor:
-        if prompt:
+        if prompt and not self.reranker.template.takes_instructions:
             raise ValueError(f"prompt {prompt!r}: a reranker's template has no place for it; evaluate without prompt")
         scores = self.reranker.predict(
             inputs,
+            instruction=prompt or None,
             show_progress_bar=bool(show_progress_bar),
             autocast_dtype=self.autocast_dtype,
             max_tokens=self.max_tokens,

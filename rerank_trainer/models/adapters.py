@@ -48,6 +48,8 @@ TASK_TYPES = {
     "ForCausalLM": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
+# Their kernels read the weight of `out_proj` themselves, past an adapter, so PEFT refuses that layer.
+_MAMBAS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 _NAME = "default"  # PEFT's own for an adapter that is given none
 _MAGNITUDE = ".lora_magnitude_vector.weight"
 _WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -58,12 +60,14 @@ _OTHER_BASE = (
 
 
 def default_lora(model: PreTrainedModel) -> LoraConfig:
-    """LoRA of rank 16 and alpha 32 on every linear layer of the model's stack.
+    """LoRA of rank 16 and alpha 32 on every linear layer of the model's stack that PEFT adapts.
 
     Raises:
         ValueError: If the model has no such layers.
     """
     layers = stacked_linear_layers(model)
+    if model.config.model_type in _MAMBAS:
+        layers = [name for name in layers if name.rpartition(".")[2] != "out_proj"]
     if not layers:
         raise ValueError(
             f"lora=True: {type(model).__name__} has no linear layers in a stack. Name what is to be adapted: "
@@ -141,7 +145,7 @@ def completed(peft_config: PeftConfig, model: PreTrainedModel, fresh: Sequence[s
         if model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
             config.target_modules = default_lora(model).target_modules
             said.append(f"PEFT knows no target_modules for {model_type}: every linear layer of the stack")
-    if config.is_prompt_learning and hasattr(model, "score"):
+    if config.is_prompt_learning and (wanted != TaskType.SEQ_CLS or hasattr(model, "score")):
         raise ValueError(
             f"{_kind(config)} for {type(model).__name__}: its score is read at the last token, which Transformers "
             "finds by its id, and prompt tuning passes embeddings without ids. Take LoRA or IA3."

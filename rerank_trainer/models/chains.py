@@ -190,7 +190,7 @@ def save_adapted_modules(model: nn.Module, folder: str | Path) -> None:
         _save_modules(chain, folder, {name: weights[name] for name in weights if ".original_module." not in name})
 
 
-def loader_files(model: nn.Module) -> dict[str, Any]:
+def chain_files(model: nn.Module) -> dict[str, Any]:
     """What :func:`write_loader_files` must be told of a chain; empty for any other model."""
     chain = _chain_of(model)
     if chain is None:
@@ -201,9 +201,15 @@ def loader_files(model: nn.Module) -> dict[str, Any]:
             "modality_config": {"text": {"method": "forward", "method_output_name": chain.output_name}},
             "module_output_name": chain.feature_name,
         },
-        "modules": [(path, type(module)) for _, module, path in _modules(chain)],
+        "modules": [
+            (path, f"{type(module).__module__}.{type(module).__name__}") for _, module, path in _modules(chain)
+        ],
         "in_float32": chain.float32_layers,
     }
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__name__}"
 
 
 def _chain_of(model: nn.Module) -> Any:

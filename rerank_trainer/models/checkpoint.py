@@ -17,11 +17,19 @@ MODULES = "modules.json"  # files of sentence-transformers: its modules, the fir
 TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 MODEL_SETTINGS = "config_sentence_transformers.json"
 _TRANSFORMER = "sentence_transformers.base.modules.transformer.Transformer"
-# how sentence-transformers runs a model whose logits are the scores
+_LOGIT_SCORE = "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"
+_LOGIT_SCORE_FOLDER = "1_LogitScore"
+# how sentence-transformers runs a model whose logits are the scores, or tokens' logits
+_LOGITS = {"method": "forward", "method_output_name": "logits"}
 _CLASSIFIER = {
     "transformer_task": "sequence-classification",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "modality_config": {"text": _LOGITS},
     "module_output_name": "scores",
+}
+_LANGUAGE_MODEL = {
+    "transformer_task": "text-generation",
+    "modality_config": {"text": _LOGITS},
+    "module_output_name": "causal_logits",
 }
 
 
@@ -44,33 +52,39 @@ def write_loader_files(
     folder: str | Path,
     *,
     max_length: int,
+    has_prompt: bool = False,
     transformer: Mapping[str, Any] = _CLASSIFIER,
-    modules: Sequence[tuple[str, type]] = (),
+    modules: Sequence[tuple[str, str]] = (),
     in_float32: Sequence[str] = (),
     base_config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what sentence-transformers reads beside the Hugging Face files.
 
-    Plain text pairs (no chat template), raw logits, and the length limit where sentence-transformers and
-    text-embeddings-inference look for it.
+    Raw logits; pairs as plain text, or in the tokenizer's chat template; and the length limit where
+    sentence-transformers and text-embeddings-inference look for it.
 
     Args:
         folder: A folder that holds the model, or an adapter, and the tokenizer already.
         max_length: Tokens of a row.
+        has_prompt: Whether pairs are written by the tokenizer's chat template.
         transformer: How sentence-transformers runs the model; by default its logits are the scores.
-        modules: Folder and class of each module behind the model.
+        modules: Folder of each module behind the model, and its class by its full name.
         in_float32: Layers that compute in float32 whatever the type of the weights.
         base_config: For an adapter, whose folder has no ``config.json``: what its base's must say to be opened as it
             was, such as ``num_labels``.
         settings: For an adapter: what only our own loader reads, see ``peers.stored_settings``.
     """
     folder = Path(folder)
-    chain = [("", _TRANSFORMER), *((path, f"{kind.__module__}.{kind.__name__}") for path, kind in modules)]
+    chain = [("", _TRANSFORMER), *modules]
     entries = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(chain)]
     _write(folder / MODULES, entries)
+    modalities = dict(transformer["modality_config"])
+    if has_prompt:
+        modalities["message"] = {**modalities["text"], "format": "flat"}
     base = {} if base_config is None else {"config_kwargs": dict(base_config)}
-    _write(folder / TRANSFORMER_SETTINGS, {**transformer, "max_seq_length": max_length, **base})
+    how = {**transformer, "modality_config": modalities, "max_seq_length": max_length, **base}
+    _write(folder / TRANSFORMER_SETTINGS, how)
     _write(
         folder / MODEL_SETTINGS,
         {
@@ -87,6 +101,22 @@ def write_loader_files(
             **({} if settings is None else {"rerank_trainer": dict(settings)}),
         },
     )
+
+
+def write_logit_score(folder: str | Path, answers: Sequence[int]) -> dict[str, Any]:
+    """Write the module that reads a language model's answer; back comes what :func:`write_loader_files` must be told.
+
+    Of a language model with an encoder sentence-transformers knows no chain: it is told the one of a causal model,
+    which it refuses to load by name, where without it a fresh head would score.
+
+    Args:
+        folder: A folder.
+        answers: Ids of the tokens with which the model answers: "relevant", then the opposite if there is one.
+    """
+    tokens = dict(zip(("true_token_id", "false_token_id"), [*answers, None], strict=False))
+    Path(folder, _LOGIT_SCORE_FOLDER).mkdir(exist_ok=True)
+    _write(Path(folder, _LOGIT_SCORE_FOLDER, "config.json"), {**tokens, "module_input_name": "causal_logits"})
+    return {"transformer": _LANGUAGE_MODEL, "modules": [(_LOGIT_SCORE_FOLDER, _LOGIT_SCORE)]}
 
 
 def copy_loader_files(source: str | Path, target: str | Path) -> None:

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Head(Protocol):
-    """Runs the forward on padded inputs and returns float32 scores, ``(num_rows,)``, higher is more relevant."""
+    """Runs the forward on padded inputs and returns float32 scores, ``(num_rows,)``, higher is more relevant.
+
+    Its ``repr`` says all that its scores depend on: it is part of a teacher's fingerprint.
+    """
+
+    def fitted_to(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Head:
+        """The head as this model needs it.
+
+        Raises:
+            ValueError: If it is no head for this model.
+        """
+        ...
 
     def __call__(self, forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor: ...
 
 
+@dataclass(frozen=True)
 class LogitHead:
     """The one logit of a sequence classification model."""
+
+    def fitted_to(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LogitHead:
+        """Itself, if the model has one logit."""
+        if model.config.num_labels != 1:
+            raise ValueError(
+                f"{type(model).__name__} has num_labels={model.config.num_labels}; a reranker has one logit. Load it "
+                "with Reranker.from_pretrained, or with num_labels=1."
+            )
+        return self
 
     def __call__(self, forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
         return forward(**inputs).logits[:, 0].float()
 
 
-def counted(head: Head, on_forward: Callable[[int], None]) -> Head:
+def counted(head: Callable[..., Tensor], on_forward: Callable[[int], None]) -> Callable[..., Tensor]:
     """The head, that also says after each forward how many tokens ran: padding and a shared prefix included."""
 
     def run(forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
@@ -30,6 +53,7 @@ def counted(head: Head, on_forward: Callable[[int], None]) -> Head:
         on_forward(inputs["attention_mask"].numel())
         return scores
 
+    run.__wrapped__ = head  # type: ignore[attr-defined]
     return run
 
 

@@ -10,6 +10,8 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTextEncoding,
     AutoTokenizer,
@@ -23,7 +25,7 @@ from transformers.utils import has_file
 from rerank_trainer.models.adapters import base_of_adapter, num_virtual_tokens, with_saved_adapter
 from rerank_trainer.models.chains import end_in_score, needs_chain, stored_modules
 from rerank_trainer.models.heads import fold_two_logits
-from rerank_trainer.models.peers import log_activation, refuse_foreign, stored_chain
+from rerank_trainer.models.peers import StoredChain, log_activation, refuse_foreign, stored_chain
 from rerank_trainer.models.quantization import keep_weights_as_they_are, quantized_around_head
 from rerank_trainer.models.weight_files import (
     loading_options,
@@ -41,16 +43,18 @@ DEFAULT_MAX_LENGTH = 512
 def load_model(
     name: str,
     *,
+    is_language_model: bool = False,
     keep_layers: int | list[int] | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     **model_kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model that gives one logit a row, and the names of its freshly initialised parameters.
+    """A model that gives one logit a row, or those of tokens; and the names of its freshly initialised parameters.
 
     Args:
         name: Hub id or folder, of a model or of an adapter, which brings its base.
+        is_language_model: Whether the score is a token's logit, so that the trained output layer is needed.
         keep_layers: Keep only these layers of the backbone: a count from the first, or their numbers.
         quantization_config: How the linear layers of the backbone are quantised; the head is not.
         trust_remote_code: Whether code from the checkpoint may run.
@@ -58,9 +62,9 @@ def load_model(
         **model_kwargs: Passed on to ``from_pretrained`` of Transformers (dtype, revision, token...).
 
     Raises:
-        ValueError: If the checkpoint classifies into more than two labels, another library scores it otherwise than as
-            a pair of texts with one logit, it holds pickled weights that are not allowed, or it is an adapter that does
-            not fit its base.
+        ValueError: If the checkpoint classifies into more than two labels, another library scores it otherwise, it
+            holds pickled weights that are not allowed, it is an adapter that does not fit its base, or a language model
+            without a trained output layer.
     """
     # what AutoConfig also needs; the rest belongs to the weights
     shared = ("revision", "token", "cache_dir", "local_files_only")
@@ -71,6 +75,7 @@ def load_model(
     if adapter is not None:
         base, untrained = load_model(
             str(adapter.base_model_name_or_path),
+            is_language_model=is_language_model,
             keep_layers=keep_layers,
             quantization_config=quantization_config,
             trust_remote_code=trust_remote_code,
@@ -81,37 +86,79 @@ def load_model(
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **hub)
     options = {**loading_options(model_kwargs, allow_pickle=allow_pickle), "trust_remote_code": trust_remote_code}
     stored = stored_chain(name, hub)
-    is_chain = stored is not None or needs_chain(config)
+    is_chain = not is_language_model and (stored is not None or needs_chain(config))
     has_head = stored is not None or any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
-    num_labels = _num_labels(name, config) if has_head and not is_chain else 1
-    kind = _auto_class(config, is_chain=is_chain)
-    if quantization_config is not None:
-        options["quantization_config"] = quantized_around_head(
-            quantization_config, kind, config, trust_remote_code=trust_remote_code
-        )
-    with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
-        model, report = kind.from_pretrained(name, num_labels=num_labels, output_loading_info=True, **options)
-    keep_weights_as_they_are(model)
-    if num_labels == 2:
+    if not is_language_model:
+        options["num_labels"] = _num_labels(name, config) if has_head and not is_chain else 1
+    kind = _auto_class(config, is_chain=is_chain, is_language_model=is_language_model)
+    how: dict[str, Any] = {"quantization_config": quantization_config, "allow_pickle": allow_pickle, "hub": hub}
+    model, missing = _load_weights(name, config, kind, **how, **options)
+    if is_language_model:
+        _refuse_untrained(name, stored, missing)
+    is_folded = options.get("num_labels") == 2
+    if is_folded:
         fold_two_logits(model)
         logger.info("%s has two logits %s: the score is the second minus the first", name, [*config.id2label.values()])
     if keep_layers is not None:
         keep_backbone_layers(model, keep_layers)
-    model.changed_on_load = _changes(num_labels=num_labels, keep_layers=keep_layers, revision=hub.get("revision"))
-    fresh = set(report["missing_keys"]) & {name for name, _ in model.named_parameters()}
-    if stored is not None:
-        modules = stored_modules(name, stored, hub=hub, allow_pickle=allow_pickle)
-        end_in_score(model, modules, output=stored.output, feature=stored.feature, in_float32=stored.in_float32)
-    elif is_chain:
-        end_in_score(model)
-        fresh |= {f"chain.{name}" for name, _ in model.chain.named_parameters()}
+    model.changed_on_load = _changes(is_folded=is_folded, keep_layers=keep_layers, revision=hub.get("revision"))
+    fresh = missing & {name for name, _ in model.named_parameters()}
+    if is_chain:
+        fresh |= _end_in_score(model, name, stored, hub=hub, allow_pickle=allow_pickle)
     if fresh:
         refuse_pickled_head(name, hub=hub)
         logger.info("%s has no trained score head: freshly initialised %s", name, sorted(fresh))
-    if has_head:
+    if has_head or is_language_model:
         log_activation(name, config, hub)
     model.config.problem_type = None
     return model, sorted(fresh)
+
+
+def _load_weights(
+    name: str,
+    config: PretrainedConfig,
+    kind: Any,
+    *,
+    quantization_config: BitsAndBytesConfig | None,
+    allow_pickle: bool,
+    hub: dict[str, Any],
+    **options: Any,
+) -> tuple[PreTrainedModel, set[str]]:
+    """A model of an auto class, and the names of its parameters that the checkpoint does not hold."""
+    if quantization_config is not None:
+        options["quantization_config"] = quantized_around_head(
+            quantization_config, kind, config, trust_remote_code=options["trust_remote_code"]
+        )
+    with pickles_refused(name, config=config, allow_pickle=allow_pickle, hub=hub):
+        model, report = kind.from_pretrained(name, output_loading_info=True, **options)
+    keep_weights_as_they_are(model)
+    return model, set(report["missing_keys"]) & {name for name, _ in model.named_parameters()}
+
+
+def _end_in_score(
+    model: PreTrainedModel, name: str, stored: StoredChain | None, *, hub: dict[str, Any], allow_pickle: bool
+) -> set[str]:
+    """Put the modules of a chain behind its backbone; back come the names of their fresh parameters."""
+    if stored is None:
+        end_in_score(model)
+        return {f"chain.{name}" for name, _ in model.chain.named_parameters()}
+    modules = stored_modules(name, stored, hub=hub, allow_pickle=allow_pickle)
+    end_in_score(model, modules, output=stored.output, feature=stored.feature, in_float32=stored.in_float32)
+    return set()
+
+
+def _refuse_untrained(name: str, stored: StoredChain | None, missing: set[str]) -> None:
+    """Refuse a language model whose answers mean nothing."""
+    if missing:
+        raise ValueError(
+            f"{name} has no trained {', '.join(sorted(missing))}, so the tokens that it answers with mean nothing. "
+            "Choose a language model, or head='logit' to train a fresh head."
+        )
+    if stored is not None:
+        raise ValueError(
+            f"{name} is a chain of the modules {[kind for kind, _ in stored.modules]} behind a backbone, and is scored "
+            "by them. Leave the head out."
+        )
 
 
 def _num_labels(name: str, config: PretrainedConfig) -> int:
@@ -124,19 +171,21 @@ def _num_labels(name: str, config: PretrainedConfig) -> int:
     return config.num_labels
 
 
-def _auto_class(config: PretrainedConfig, *, is_chain: bool) -> Any:
-    """The class of Transformers that loads the checkpoint: a classifier, or the backbone of a chain."""
-    if not is_chain:
-        return AutoModelForSequenceClassification
-    # AutoModel would make up a decoder for the encoder of a T5
-    is_encoder = any(a.endswith("EncoderModel") for a in config.architectures or ())
-    return AutoModelForTextEncoding if is_encoder else AutoModel
+def _auto_class(config: PretrainedConfig, *, is_chain: bool, is_language_model: bool) -> Any:
+    """The class of Transformers that loads the checkpoint: a language model, the backbone of a chain, a classifier."""
+    if is_language_model:
+        return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if is_chain:
+        # AutoModel would make up a decoder for the encoder of a T5
+        is_encoder = any(a.endswith("EncoderModel") for a in config.architectures or ())
+        return AutoModelForTextEncoding if is_encoder else AutoModel
+    return AutoModelForSequenceClassification
 
 
-def _changes(*, num_labels: int, keep_layers: int | list[int] | None, revision: str | None) -> str:
+def _changes(*, is_folded: bool, keep_layers: int | list[int] | None, revision: str | None) -> str:
     """In words, why a model is another than the one that its name stands for; empty where it is the same."""
     changes = {
-        "its two logits became one": num_labels == 2,
+        "its two logits became one": is_folded,
         f"keep_layers={keep_layers!r}": keep_layers is not None,
         f"revision={revision!r}, which other loaders do not take for a base": revision not in (None, "main"),
     }

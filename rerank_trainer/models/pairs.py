@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 # A chunk is tokenised and sorted by length as a whole. So many short pairs leave 2 % padding in the large micro-batches
 # of a GPU (in the small ones of a CPU 0.1 %); so many characters bound the memory that long pairs take.
@@ -10,7 +11,7 @@ PAIRS_PER_CHUNK = 16384
 CHARACTERS_PER_CHUNK = 4_000_000
 _PAIRS_PER_SLICE = 1024
 
-Pair = Sequence[str]
+Pair = Sequence[Any]
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:
@@ -51,15 +52,48 @@ def chunks(
         yield chunk
 
 
-def distinct(pairs: Sequence[Pair]) -> tuple[list[tuple[str, str]], list[int]]:
+def distinct(pairs: Sequence[Pair]) -> tuple[list[tuple[Any, ...]], list[int]]:
     """The pairs without repetitions, as they first come, and the place of each given pair among them.
 
     >>> distinct([("a", "b"), ("c", "d"), ("a", "b")])
     ([('a', 'b'), ('c', 'd')], [0, 1, 0])
     """
-    numbers: dict[tuple[str, str], int] = {}
-    places = [numbers.setdefault((query, passage), len(numbers)) for query, passage in pairs]
+    numbers: dict[tuple[Any, ...], int] = {}
+    places = [numbers.setdefault(tuple(pair), len(numbers)) for pair in pairs]
     return list(numbers), places
+
+
+class InstructedPairs(Sequence[tuple[Any, ...]]):
+    """Pairs with their instructions: triples (query, passage, instruction), made when a slice is asked for.
+
+    Args:
+        pairs: Queries with passages.
+        instruction: One for all pairs, one each, or None.
+
+    Raises:
+        ValueError: If there are not as many instructions as pairs.
+
+    >>> InstructedPairs([("sun", "a star"), ("sun", "a paper")], "Find it.")[1:]
+    [('sun', 'a paper', 'Find it.')]
+    """
+
+    def __init__(self, pairs: Sequence[Pair], instruction: str | Sequence[str | None] | None) -> None:
+        if not (instruction is None or isinstance(instruction, str) or len(instruction) == len(pairs)):
+            raise ValueError(f"{len(instruction)} instructions for {len(pairs)} pairs: give one for all, or one each")
+        self.pairs = pairs
+        self.instruction = instruction
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, slice):
+            place = range(len(self))[key]
+            return self[place : place + 1][0]
+        pairs = self.pairs[key]
+        each = self.instruction
+        of_pairs = [each] * len(pairs) if each is None or isinstance(each, str) else each[key]
+        return [(*pair, instruction) for pair, instruction in zip(pairs, of_pairs, strict=True)]
 
 
 def _in_slices(pairs: Sequence[Pair]) -> Iterator[Pair]:

@@ -35,8 +35,47 @@ class StoredChain(NamedTuple):
     in_float32: tuple[str, ...]
 
 
+class Answer(NamedTuple):
+    """What a cross-encoder of sentence-transformers says of a prompt and of the tokens that answer it.
+
+    Attributes:
+        tokens: Ids of the tokens "relevant" and, where there is one, "not relevant"; empty for a classifier.
+        has_messages: Whether the tokenizer's chat template writes the pairs.
+        is_structured: Whether it gets contents in typed parts.
+        instruction: The instruction that it gets unless told otherwise.
+    """
+
+    tokens: tuple[int, ...] = ()
+    has_messages: bool = False
+    is_structured: bool = False
+    instruction: str | None = None
+
+
+def stored_answer(name: str, hub: dict[str, Any]) -> Answer:
+    """What a checkpoint stores of prompt and answer; nothing where no sentence-transformers has written it."""
+    settings, modules = _cross_encoder_settings(name, hub), _read(name, MODULES, hub)
+    if settings is None or not modules:
+        return Answer()
+    message = (_read(name, TRANSFORMER_SETTINGS, hub) or {}).get("modality_config", {}).get("message")
+    tokens: tuple[int, ...] = ()
+    if _class_name(modules[-1]) == "LogitScore":
+        score = _read(name, f"{modules[-1]['path']}/config.json", hub)
+        tokens = tuple(score[key] for key in ("true_token_id", "false_token_id") if score.get(key) is not None)
+    return Answer(
+        tokens,
+        has_messages=message is not None,
+        is_structured=message is not None and message.get("format") == "structured",
+        instruction=(settings.get("prompts") or {}).get(settings.get("default_prompt_name")),
+    )
+
+
+def stored_architectures(name: str, hub: dict[str, Any]) -> list[str]:
+    """The model classes that a checkpoint's configuration names; none for an adapter."""
+    return (_read(name, "config.json", hub) or {}).get("architectures") or []
+
+
 def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
-    """Refuse a reranker that its own library scores otherwise than as a pair of texts with one logit.
+    """Refuse a reranker that its own library scores otherwise than by a logit of a pair of texts or of a prompt.
 
     Args:
         name: Hub id or folder.
@@ -44,7 +83,7 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
 
     Raises:
         ValueError: If the score is made by a file that is not read (Tevatron's head), or the texts are changed before
-            they are encoded (chat template, prompt).
+            they are encoded (by a prompt that is not the chat template's).
     """
     if _read(name, "reranker_config.json", hub) is not None:
         raise ValueError(
@@ -56,9 +95,9 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
     if settings is None or _read(name, MODULES, hub) is None:
         return
     transformer = _read(name, TRANSFORMER_SETTINGS, hub) or {}
+    has_messages = "message" in transformer.get("modality_config", {})
     changes = {
-        "default_prompt_name": settings.get("default_prompt_name"),
-        "modality_config": "message" if "message" in transformer.get("modality_config", {}) else None,
+        "default_prompt_name": None if has_messages else settings.get("default_prompt_name"),
         "processing_kwargs": transformer.get("processing_kwargs"),
         "do_lower_case": transformer.get("do_lower_case"),
     }
@@ -78,9 +117,11 @@ def stored_chain(name: str, hub: dict[str, Any]) -> StoredChain | None:
         ValueError: If modules of other kinds stand there, or the backbone does not run as a feature extractor.
     """
     settings, modules = _cross_encoder_settings(name, hub), _read(name, MODULES, hub)
-    if settings is None or modules is None or len(modules) == 1:
+    if settings is None or modules is None:
         return None
-    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    kinds = [_class_name(module) for module in modules]
+    if kinds[1:] in ([], ["LogitScore"]):  # the second is a language model's, see `stored_answer`
+        return None
     transformer = _read(name, TRANSFORMER_SETTINGS, hub) or {}
     text = transformer.get("modality_config", {}).get("text") or {"method": "forward", "method_output_name": _STATES}
     task = transformer.get("transformer_task", "feature-extraction")
@@ -88,6 +129,7 @@ def stored_chain(name: str, hub: dict[str, Any]) -> StoredChain | None:
         task == "feature-extraction"
         and text["method"] == "forward"
         and isinstance(text["method_output_name"], str)
+        and "message" not in transformer.get("modality_config", {})
         and kinds[0] == "Transformer"
         and modules[0]["path"] == ""
         and all(kind in _CHAIN_MODULES for kind in kinds[1:])
@@ -98,7 +140,7 @@ def stored_chain(name: str, hub: dict[str, Any]) -> StoredChain | None:
         raise ValueError(
             f"{name} is a chain of the modules {kinds} (task {task!r}). What loads is a Transformer that extracts "
             f"features, with modules of sentence-transformers behind it that are among {list(_CHAIN_MODULES)}; or one "
-            "Transformer with a classification head. Use its sequence classification export."
+            "Transformer with a classification head or the module LogitScore. Use its sequence classification export."
         )
     return StoredChain(
         tuple((kind, module["path"]) for kind, module in zip(kinds[1:], modules[1:], strict=True)),
@@ -134,6 +176,11 @@ def log_activation(name: str, config: PretrainedConfig, hub: dict[str, Any]) -> 
 def _cross_encoder_settings(name: str, hub: dict[str, Any]) -> dict[str, Any] | None:
     settings = _read(name, MODEL_SETTINGS, hub)
     return settings if settings is not None and settings.get("model_type") == "CrossEncoder" else None
+
+
+def _class_name(module: dict[str, Any]) -> str:
+    """The class of an entry of ``modules.json``, without its module."""
+    return str(module["type"]).rpartition(".")[2]
 
 
 def _read(name: str, file: str, hub: dict[str, Any]) -> Any:

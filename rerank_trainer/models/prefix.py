@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rerank_trainer.data.collator import TokenRows
-from rerank_trainer.models.heads import Head
 from rerank_trainer.models.micro_batches import micro_batches, pad_spans, row_starts
 from rerank_trainer.models.recompute import Recomputation, recomputes_layers
 from rerank_trainer.models.work import Work
@@ -40,7 +39,7 @@ class PrefixSharing:
         wanted: True raises where a model cannot share, False never shares, None shares where it is exact and pays.
     """
 
-    def __init__(self, head: Head, *, pad_token_id: int, wanted: bool | None = None) -> None:
+    def __init__(self, head: Callable[..., Tensor], *, pad_token_id: int, wanted: bool | None = None) -> None:
         self.head = head
         self.pad_token_id = pad_token_id
         self.wanted = wanted
@@ -134,12 +133,9 @@ class PrefixSharing:
         )
         mask, cache = inputs["attention_mask"], DynamicCache()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        forward(
-            input_ids=inputs["input_ids"],
-            attention_mask=mask,
-            position_ids=positions,
-            **_with_cache(forward, cache),
-        )
+        inputs = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": positions}
+        # by the head, which knows what need not be computed; its scores mean nothing here, so nobody counts them
+        inspect.unwrap(self.head)(forward, {**inputs, **_with_cache(forward, cache)})
         return mask, [states for layer in cache.layers for states in (layer.keys, layer.values)]
 
     def _runner(
@@ -214,11 +210,16 @@ def share_saved(rows: TokenRows, members: Sequence[int]) -> float:
 def reason_against(forward: Callable[..., Any]) -> str | None:
     """Why the model that a forward belongs to cannot share prefixes; None where it may."""
     module = module_of(forward)
-    if module is None or cache_name(module) is None:
+    if module is None or cache_name(module) is None or _has_encoder(module):
         return f"{type(module).__name__} is no decoder that takes keys and values"
     if recomputes_layers(module):
         return "layer checkpointing (gradient_checkpointing=True) drops keys and values, and with them the query"
     return None
+
+
+def _has_encoder(module: nn.Module) -> bool:
+    """Whether an encoder reads the rows, and a decoder, which has the keys and values, an answer alone."""
+    return bool(getattr(getattr(module, "config", None), "is_encoder_decoder", False))
 
 
 def cache_name(module: nn.Module) -> str | None:

@@ -31,6 +31,43 @@ def four_bit(compute_dtype: torch.dtype = torch.float32) -> BitsAndBytesConfig:
     )
 
 
+def as_asked(
+    quantization_config: BitsAndBytesConfig | None, *, load_in_4bit: bool, dtype: torch.dtype | str
+) -> BitsAndBytesConfig | None:
+    """The one of two ways to ask for quantised weights that was taken; None where neither was.
+
+    Args:
+        quantization_config: The one.
+        load_in_4bit: The other.
+        dtype: Type of the other weights; 16 bits are also what the layers multiply in.
+
+    Raises:
+        ValueError: If both were.
+    """
+    if not load_in_4bit:
+        return quantization_config
+    if quantization_config is not None:
+        raise ValueError("load_in_4bit=True beside quantization_config: give one of them")
+    return four_bit(dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32)
+
+
+def log_other_bits(name: str, model: nn.Module, trained: int | None) -> None:
+    """Say in the log that an adapter was trained on a base of other bits than it is loaded on.
+
+    Args:
+        name: The adapter.
+        model: What was loaded.
+        trained: Bits of the base that it was trained on; None is full precision.
+    """
+    bits = (trained, num_bits(model))
+    if bits[0] != bits[1]:
+        logger.info(
+            "%s was trained on a base of %s, and its base is loaded as one of %s: scores differ by the rounding",
+            name,
+            *(f"{number} bits" if number else "full precision" for number in bits),
+        )
+
+
 def require_bitsandbytes(device: torch.device | None = None) -> None:
     """Refuse to quantise where it cannot work, before anything is loaded.
 

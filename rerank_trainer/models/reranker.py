@@ -13,7 +13,9 @@ from torch import Tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_trainer.data.collator import lay_rows
-from rerank_trainer.data.templates import PairTemplate, Row
+from rerank_trainer.data.prompt_template import PromptTemplate
+from rerank_trainer.data.prompts import Prompt, write_chat_template
+from rerank_trainer.data.templates import PairTemplate, Row, Template
 from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.adapters import (
     adapter_files,
@@ -23,25 +25,25 @@ from rerank_trainer.models.adapters import (
     require_base,
     with_adapter,
 )
-from rerank_trainer.models.chains import loader_files, save_adapted_modules
-from rerank_trainer.models.checkpoint import mark_config, write_loader_files
+from rerank_trainer.models.chains import chain_files, save_adapted_modules
+from rerank_trainer.models.checkpoint import mark_config, write_loader_files, write_logit_score
+from rerank_trainer.models.families import NO_PLACE
 from rerank_trainer.models.heads import Head, LogitHead, counted
 from rerank_trainer.models.loading import (
     check_max_length,
     default_max_length,
-    load_model,
-    load_tokenizer,
     num_positions,
     set_padding,
 )
-from rerank_trainer.models.pairs import PAIRS_PER_CHUNK, check_pairs, chunks, distinct
-from rerank_trainer.models.peers import stored_max_length, stored_settings
+from rerank_trainer.models.opening import open_parts
+from rerank_trainer.models.pairs import PAIRS_PER_CHUNK, InstructedPairs, check_pairs, chunks, distinct
 from rerank_trainer.models.precision import score_in_float32
 from rerank_trainer.models.progress import PairProgress
-from rerank_trainer.models.quantization import four_bit, num_bits
+from rerank_trainer.models.quantization import num_bits
 from rerank_trainer.models.recompute import Recomputation
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.models.token_budget import TokenBudget
+from rerank_trainer.models.token_logits import TokenLogitHead
 from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
@@ -59,15 +61,19 @@ class Reranker:
     """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
 
     Args:
-        model: A sequence classification model with one logit, or a backbone that ends in one; or a PEFT model of such.
+        model: What its head reads: a sequence classification model with one logit, a backbone that ends in one, or a
+            language model; or a PEFT model of such.
         tokenizer: Its tokenizer.
+        head: What reads the score; None reads the one logit.
+        prompt: The text around a pair; None encodes pairs as the tokenizer does. It becomes the tokenizer's chat
+            template, by which other loaders find it.
         max_length: Tokens of a row; by default what tokenizer and model allow.
         query_max_length: Tokens that a query keeps in a pair that does not fit; by default such a pair is cut as the
             tokenizer itself does, so that its score agrees with every other loader's.
         fresh_parameters: Names of the parameters that no checkpoint has trained.
 
     Raises:
-        ValueError: If the model has not exactly one logit, or the tokenizer no pad token.
+        ValueError: If the head does not fit the model, or the tokenizer has no pad token.
     """
 
     def __init__(
@@ -75,15 +81,16 @@ class Reranker:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        head: Head | None = None,
+        prompt: Prompt | None = None,
         max_length: int | None = None,
         query_max_length: int | None = None,
         fresh_parameters: Sequence[str] = (),
     ) -> None:
-        if model.config.num_labels != 1:
-            raise ValueError(
-                f"{type(model).__name__} has num_labels={model.config.num_labels}; a reranker has one logit. Load it "
-                "with Reranker.from_pretrained, or with num_labels=1."
-            )
+        self.head: Head = (head or LogitHead()).fitted_to(model, tokenizer)
+        self.prompt = prompt
+        if prompt is not None:
+            write_chat_template(tokenizer, prompt)
         self.model = model
         self.tokenizer = tokenizer
         self.fresh_parameters = tuple(fresh_parameters)
@@ -96,8 +103,10 @@ class Reranker:
             max_length = default_max_length(tokenizer, model, has_fresh_head=bool(fresh_parameters))
         check_max_length(model, max_length)
         tokenizer.model_max_length = max_length
-        self.head: Head = LogitHead()
-        self.template = PairTemplate(tokenizer, max_length=max_length, query_max_length=query_max_length)
+        lengths: dict[str, Any] = {"max_length": max_length, "query_max_length": query_max_length}
+        self.template: Template = (
+            PairTemplate(tokenizer, **lengths) if prompt is None else PromptTemplate(tokenizer, prompt, **lengths)
+        )
         self.query_max_length = query_max_length
         mark_config(model.config, query_max_length=query_max_length)
         self._fitted: tuple[Any, TokenBudget, Recomputation] | None = None  # what `predict` has learned of memory
@@ -108,6 +117,9 @@ class Reranker:
         cls,
         name: str | Path,
         *,
+        head: str | Head = "auto",
+        prompt: Prompt | None = None,
+        instruction: str | None = None,
         max_length: int | None = None,
         query_max_length: int | None = None,
         keep_layers: int | list[int] | None = None,
@@ -120,7 +132,7 @@ class Reranker:
         allow_pickle: bool = False,
         **model_kwargs: Any,
     ) -> Reranker:
-        """A reranker from a Hub id or folder: a cross-encoder of one or two logits, or a backbone with a fresh head.
+        """A reranker from a Hub id or folder: a cross-encoder, a language model that answers with a token, a backbone.
 
         A cross-encoder of sentence-transformers may be a chain of modules (pooling, dense layers). A backbone that has
         no class for classification in Transformers, such as Mamba, becomes one: its last token's state, and a dense
@@ -128,6 +140,12 @@ class Reranker:
 
         Args:
             name: Hub id or folder; of an adapter, which brings its base and can be trained on.
+            head: How it scores. "auto" finds it out; for a language model that no file and no name makes known as a
+                reranker, it is a fresh head. The name of a family gives its head and prompt: "qwen3-reranker",
+                "bge-reranker-v2-gemma", "mxbai-rerank-v2", "monot5", "rankt5", or "logit" for a classifier. Otherwise
+                a head, such as ``TokenLogitHead("yes", "no")``.
+            prompt: The text around a pair, in place of the family's or of the tokenizer's chat template.
+            instruction: What the prompt says for pairs without an instruction of their own.
             max_length: Tokens of a row; by default what the checkpoint allows, 512 for a fresh head.
             query_max_length: Tokens that a query keeps in a pair that does not fit; by default what the checkpoint
                 stores, and where it stores nothing, such a pair is cut as the tokenizer itself does.
@@ -143,55 +161,23 @@ class Reranker:
 
         Raises:
             ValueError: If the checkpoint has three or more labels, no pad token can be found, another library scores it
-                otherwise than as a pair of texts with one logit, the weights are pickled and not allowed, or an adapter
-                does not fit its base.
+                otherwise than we can, the weights are pickled and not allowed, an adapter does not fit its base, head
+                or prompt do not fit, or there is an instruction and no place for it.
             ImportError: If the weights are to be quantised and bitsandbytes is missing.
         """
-        if load_in_4bit:
-            if quantization_config is not None:
-                raise ValueError("load_in_4bit=True beside quantization_config: give one of them")
-            quantization_config = four_bit(dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32)
-        hub = {"revision": revision, "token": token}
-        hub = {key: value for key, value in hub.items() if value is not None}
-        model, fresh = load_model(
-            str(name),
-            keep_layers=keep_layers,
-            quantization_config=quantization_config,
-            trust_remote_code=trust_remote_code,
-            allow_pickle=allow_pickle,
-            dtype=dtype,
-            **hub,
-            **model_kwargs,
-        )
-        tokenizer = load_tokenizer(str(name), trust_remote_code=trust_remote_code, **hub)
-        limit = None if fresh else stored_max_length(str(name), hub)
-        if limit is not None:
-            tokenizer.model_max_length = limit
-        settings = stored_settings(str(name), hub)
-        stored = {**(getattr(model.config, "rerank_trainer", None) or {}), **settings}
-        if settings.get("num_bits") != num_bits(model) and isinstance(model, PeftModel):
-            logger.info(
-                "%s was trained on a base of %s, and its base is loaded as one of %s: scores differ by the rounding",
-                name,
-                *(f"{bits} bits" if bits else "full precision" for bits in (settings.get("num_bits"), num_bits(model))),
-            )
-        return cls(
-            model.eval(),
-            tokenizer,
-            max_length=max_length,
-            query_max_length=stored.get("query_max_length") if query_max_length is None else query_max_length,
-            fresh_parameters=fresh,
-        )
+        hub = {key: value for key, value in {"revision": revision, "token": token}.items() if value is not None}
+        how: dict[str, Any] = {"head": head, "prompt": prompt, "instruction": instruction, "hub": hub, "dtype": dtype}
+        how |= {"load_in_4bit": load_in_4bit, "quantization_config": quantization_config, "keep_layers": keep_layers}
+        how |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+        parts = open_parts(str(name), **how, **model_kwargs)
+        if query_max_length is not None:
+            parts["query_max_length"] = query_max_length
+        return cls(**parts, max_length=max_length)
 
     def with_lengths(self, *, max_length: int | None = None, query_max_length: int | None = None) -> Reranker:
         """The same model under other length limits; None keeps the present ones."""
-        return Reranker(
-            self.model,
-            self.tokenizer,
-            max_length=self.max_length if max_length is None else max_length,
-            query_max_length=self.query_max_length if query_max_length is None else query_max_length,
-            fresh_parameters=self.fresh_parameters,
-        )
+        lengths: dict[str, Any] = {"max_length": max_length, "query_max_length": query_max_length}
+        return self._with_model(self.model, **lengths, fresh_parameters=self.fresh_parameters)
 
     def with_adapter(self, peft_config: PeftConfig) -> Reranker:
         """The same model, frozen, with a new adapter to train beside it; see ``docs/cheap_students.md``.
@@ -203,7 +189,9 @@ class Reranker:
             ValueError: If the model has one already, no checkpoint holds it as it is, or PEFT cannot do this for it.
         """
         model, fresh = with_adapter(self.model, peft_config, fresh=self.fresh_parameters)
-        return self._with_model(model, fresh_parameters=fresh)
+        limit = num_positions(model)  # prompt tuning takes some of them
+        max_length = None if limit is None else min(self.max_length, limit)
+        return self._with_model(model, max_length=max_length, fresh_parameters=fresh)
 
     @property
     def max_length(self) -> int:
@@ -236,6 +224,7 @@ class Reranker:
         self,
         pairs: Sequence[tuple[str, str]] | Sequence[Sequence[str]],
         *,
+        instruction: str | Sequence[str | None] | None = None,
         windows: Windows | None = None,
         show_progress_bar: bool | None = None,
         autocast_dtype: torch.dtype | None = None,
@@ -252,6 +241,7 @@ class Reranker:
 
         Args:
             pairs: Query and passage of each pair. A sequence that makes its pairs on demand is asked for slices.
+            instruction: What the prompt says of all pairs, or of each; None or "" leaves it to the prompt.
             windows: Score a passage that does not fit in windows; None cuts it.
             show_progress_bar: Whether to show pairs scored, pairs a second and time left; None does from a thousand
                 pairs on.
@@ -260,10 +250,13 @@ class Reranker:
             pairs_per_chunk: The most pairs of a chunk, which also ends where its texts reach 4 million characters.
 
         Raises:
-            ValueError: If a pair is not two texts, ``pairs_per_chunk`` is below 1, or the windows' overlap does not fit
-                into a row.
+            ValueError: If a pair is not two texts, ``pairs_per_chunk`` is below 1, the windows' overlap does not fit
+                into a row, or there is no place for an instruction.
         """
         check_pairs(pairs)
+        if instruction is not None and not self.template.takes_instructions:
+            raise ValueError(f"instruction={instruction!r:.200}: {NO_PLACE}")
+        asked = InstructedPairs(pairs, instruction)
         if pairs_per_chunk < 1:
             raise ValueError(f"pairs_per_chunk={pairs_per_chunk}: give the most pairs of a chunk, 1 or more")
         training, device = self.model.training, self.model.device
@@ -277,7 +270,7 @@ class Reranker:
             ):
                 options: dict[str, Any] = {"max_tokens": max_tokens, "on_forward": progress.ran}
                 scorer = self._scorer(device, self.model.dtype, autocast_dtype, **options)
-                for chunk in chunks(pairs, num_pairs=pairs_per_chunk):
+                for chunk in chunks(asked, num_pairs=pairs_per_chunk):
                     once, places = distinct(chunk)
                     rows = self._rows(once, windows)
                     cut += Truncation.of(rows[place][0] for place in places)
@@ -337,19 +330,31 @@ class Reranker:
         logger.info("%s: the adapter is merged into full weights%s", folder, said)
 
     def write_loader_files(self, folder: str | Path) -> None:
-        """Write what other loaders read beside the Hugging Face files, into a folder that holds those already."""
+        """Write what other loaders read, beside the files of model and tokenizer that a folder holds already."""
         save_adapted_modules(self.model, folder)
         name_magnitudes(folder)
-        adapter = adapter_files(self.model, self.tokenizer, query_max_length=self.query_max_length)
-        write_loader_files(folder, max_length=self.max_length, **loader_files(self.model), **adapter)
+        if isinstance(self.head, TokenLogitHead):
+            told = write_logit_score(folder, self.head.token_ids)
+        else:
+            told = chain_files(self.model)
+        told |= adapter_files(self.model, self.tokenizer, query_max_length=self.query_max_length)
+        write_loader_files(folder, max_length=self.max_length, has_prompt=self.prompt is not None, **told)
 
-    def _with_model(self, model: PreTrainedModel | PeftModel, *, fresh_parameters: Sequence[str] = ()) -> Reranker:
-        limit = num_positions(model)  # prompt tuning takes some of them
+    def _with_model(
+        self,
+        model: PreTrainedModel | PeftModel,
+        *,
+        max_length: int | None = None,
+        query_max_length: int | None = None,
+        fresh_parameters: Sequence[str] = (),
+    ) -> Reranker:
         return Reranker(
             model,
             self.tokenizer,
-            max_length=self.max_length if limit is None else min(self.max_length, limit),
-            query_max_length=self.query_max_length,
+            head=self.head,
+            prompt=self.prompt,
+            max_length=self.max_length if max_length is None else max_length,
+            query_max_length=self.query_max_length if query_max_length is None else query_max_length,
             fresh_parameters=fresh_parameters,
         )
 
@@ -361,11 +366,17 @@ class Reranker:
         self._fitted = ((max_tokens, *run_with), scorer.budget, scorer.recomputation)
         return scorer
 
-    def _rows(self, pairs: Sequence[tuple[str, str]], windows: Windows | None) -> list[list[Row]]:
-        """The rows of each pair: its windows, or the one row that it is cut to."""
-        groups = [(query, [passage]) for query, passage in pairs]
+    def _rows(self, pairs: Sequence[tuple[Any, ...]], windows: Windows | None) -> list[list[Row]]:
+        """The rows of each pair, which comes with its instruction: its windows, or the one row that it is cut to."""
+        groups = [(query, [passage]) for query, passage, _ in pairs]
         if windows is None:
-            return self.template.encode(groups)
+            instructions = [instruction for _, _, instruction in pairs] if self.template.takes_instructions else None
+            return self.template.encode(groups, instructions)
+        if not isinstance(self.template, PairTemplate):
+            raise ValueError(
+                f"{windows}: a prompt is tokenised as one text, so a passage has no tokens of its own that windows "
+                "could be cut from. Leave windows out: pairs that do not fit are cut."
+            )
         return [windows.rows(self.template, query, passage) for query, (passage,) in self.template.token_ids(groups)]
 
     def _score(self, scorer: RowScorer, rows: Sequence[Sequence[Row]], windows: Windows | None) -> Tensor:

@@ -14,7 +14,6 @@ from rerank_trainer.data.collator import TokenRows, lay_rows
 from rerank_trainer.data.templates import Row
 from rerank_trainer.models.dropout import with_quick_dropout
 from rerank_trainer.models.embeddings import with_words_looked_up_once
-from rerank_trainer.models.heads import Head
 from rerank_trainer.models.memory import is_out_of_memory
 from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
 from rerank_trainer.models.prefix import PrefixSharing, module_of
@@ -62,7 +61,7 @@ class RowScorer:
 
     def __init__(
         self,
-        head: Head,
+        head: Callable[..., Tensor],
         *,
         pad_token_id: int,
         padding_side: str,

@@ -12,15 +12,24 @@ from typing import Any, TypeAlias
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
+from rerank_trainer.data.prompts import ROLES
+from rerank_trainer.data.templates import Row
 from rerank_trainer.models.adapters import num_virtual_tokens
 from rerank_trainer.models.chains import is_chain
 from rerank_trainer.models.loading import dtype_of
 from rerank_trainer.models.pairs import check_pairs
 from rerank_trainer.models.quantization import compute_dtype, keep_weights_as_they_are
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.token_logits import TokenLogitHead
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +55,14 @@ def verify_checkpoint(
     pass. For a moment each loader holds a second copy of the model in main memory. No text is written anywhere, and an
     error names a pair by its number alone.
 
-    Pairs that a ``query_max_length`` cuts otherwise than other loaders do are left out, and counted in the log. A chain
-    of modules (a recurrent backbone) is opened by sentence-transformers alone: Transformers has no class that scores
-    with it.
+    Pairs that other loaders cut otherwise are left out, and counted in the log: where there is a
+    ``query_max_length``, and of a prompt those whose query does not fit, and in plain Transformers, which would cut off
+    the prompt's end, all that do not fit.
 
-    The folder of an adapter is opened on its base: of one trained in 4 or 8 bits on the base quantised alike, on the
-    device of the reranker. Prompt tuning is opened by PEFT alone, since the other two cannot.
+    A chain of modules (a recurrent backbone) is opened by sentence-transformers alone: Transformers has no class that
+    scores with it. A language model of an encoder and a decoder opens in Transformers alone. The folder of an adapter
+    is opened on its base: of one trained in 4 or 8 bits on the base quantised alike, on the device of the reranker.
+    Prompt tuning is opened by PEFT alone.
 
     Args:
         folder: A saved reranker.
@@ -95,12 +106,17 @@ def _loaders(reranker: Reranker, folder: str | Path) -> dict[str, Callable[[str,
         return {"peft": _open_peft}
     if is_chain(reranker.model):
         return {"sentence_transformers": _open_other}
+    if reranker.model.config.is_encoder_decoder and isinstance(reranker.head, TokenLogitHead):
+        return {"transformers": _open_transformers}  # sentence-transformers has no such chain
     return {"transformers": _open_transformers, "sentence_transformers": _open_other}
 
 
 def _open_transformers(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
     """How plain Transformers encodes pairs and scores them, from the folder alone."""
-    return _open_with(AutoModelForSequenceClassification, folder, reranker)
+    kind = AutoModelForSequenceClassification
+    if isinstance(reranker.head, TokenLogitHead):
+        kind = AutoModelForSeq2SeqLM if reranker.model.config.is_encoder_decoder else AutoModelForCausalLM
+    return _open_with(kind, folder, reranker)
 
 
 def _open_peft(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
@@ -109,6 +125,7 @@ def _open_peft(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
 
 
 def _open_with(model_class: Any, folder: str, reranker: Reranker) -> tuple[Encode, Score]:
+    answers = reranker.head.token_ids if isinstance(reranker.head, TokenLogitHead) else []
     options = _options(folder, reranker)
     if _is_adapter(folder):
         # what the base's config.json cannot know of this reranker, and a user says too
@@ -119,15 +136,32 @@ def _open_with(model_class: Any, folder: str, reranker: Reranker) -> tuple[Encod
     keep_weights_as_they_are(model)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_brings_code(reranker))
 
+    def tokenised(pairs: Pairs, **options: Any) -> Any:
+        if reranker.prompt is not None:
+            return tokenizer(_written(pairs, tokenizer), add_special_tokens=False, **options)
+        return tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True, **options)
+
     def encode(pairs: Pairs) -> list[list[int]]:
-        return tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True)["input_ids"]
+        return tokenised(pairs)["input_ids"]
 
     def score(pairs: Pairs) -> Tensor:
-        batch = tokenizer(*map(list, zip(*pairs, strict=True)), truncation=True, padding=True, return_tensors="pt")
+        batch = tokenised(pairs, padding=True, return_tensors="pt", padding_side="left" if answers else "right")
+        if answers and model.config.is_encoder_decoder:
+            batch["decoder_input_ids"] = torch.full((len(pairs), 1), model.config.decoder_start_token_id)
         with torch.inference_mode():
-            return model(**batch.to(model.device)).logits[:, 0].float().cpu()
+            logits = model(**batch.to(model.device)).logits.float().cpu()
+        if not answers:
+            return logits[:, 0]
+        return logits[:, -1, answers[0]] - (logits[:, -1, answers[1]] if len(answers) > 1 else 0)
 
     return encode, score
+
+
+def _written(pairs: Pairs, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The prompts of pairs, as the tokenizer's chat template writes them."""
+    roles = (ROLES["query"], ROLES["passage"])
+    messages = [[{"role": role, "content": text} for role, text in zip(roles, pair, strict=True)] for pair in pairs]
+    return [tokenizer.apply_chat_template(each, tokenize=False) for each in messages]
 
 
 def _open_other(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
@@ -161,18 +195,29 @@ def _check_ids(pairs: Pairs, reranker: Reranker, encode: Encode, where: str) -> 
         return []
     same = []
     for number, (pair, theirs) in enumerate(zip(pairs, encode(pairs), strict=True)):
-        ours = reranker.template.encode([(pair[0], [pair[1]])])[0][0].input_ids
+        row = reranker.template.encode([(pair[0], [pair[1]])])[0][0]
+        ours = row.input_ids
         if ours == theirs:
             same.append(pair)
-        elif reranker.query_max_length is None or len(ours) != len(theirs) or len(ours) < reranker.max_length:
+        elif not _may_be_cut_otherwise(reranker, row, theirs):
             raise ValueError(
                 f"{where}, encodes pair {number} as {len(theirs)} tokens {_ends(theirs)}, but in memory it is encoded "
                 f"as {len(ours)} {_ends(ours)}. The tokenizer files of the folder, or its length limit (here "
                 f"{reranker.max_length}), are not those of the model that was saved."
             )
     if len(same) < len(pairs):
-        logger.info("%s: %d pairs are cut otherwise there, by query_max_length", where, len(pairs) - len(same))
+        logger.info("%s: %d pairs are cut otherwise there", where, len(pairs) - len(same))
     return same
+
+
+def _may_be_cut_otherwise(reranker: Reranker, row: Row, theirs: list[int]) -> bool:
+    """Whether it is known that a loader cuts this pair otherwise than we do."""
+    if not (row.num_query_lost or row.num_passage_lost):
+        return False
+    if reranker.prompt is None:
+        return reranker.query_max_length is not None and len(theirs) == len(row.input_ids)
+    # plain Transformers is not asked to cut a prompt, and sentence-transformers cuts the passage alone
+    return len(theirs) > reranker.max_length or row.num_query_lost > 0
 
 
 def _check_scores(pairs: Pairs, reranker: Reranker, score: Score, where: str) -> float:

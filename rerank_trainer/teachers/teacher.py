@@ -33,7 +33,7 @@ class Teacher(Protocol):
         """A mapping with ``scores``: for each group one score a passage, in the order of its ``passages``.
 
         Args:
-            groups: Rows with ``query`` and ``passages``.
+            groups: Rows with ``query`` and ``passages``, and an ``instruction`` where the data set has them.
         """
         ...
 
@@ -70,6 +70,8 @@ class RerankerTeacher:
         pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
         # whoever asks for many groups shows how far it is, over all of them
         options: Any = {"autocast_dtype": self.autocast_dtype, "windows": self.windows, "show_progress_bar": False}
+        if self.reranker.template.takes_instructions:
+            options["instruction"] = [group.get("instruction") for group in groups for _ in group["passages"]]
         scores = iter(self.reranker.predict(pairs, **options).tolist())
         return {"scores": [[next(scores) for _ in group["passages"]] for group in groups]}
 
@@ -110,6 +112,7 @@ def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None,
     template = reranker.template
     settings = (
         type(reranker.model).__name__,
+        reranker.head,
         template.max_length,
         template.query_max_length,
         template.frame,

@@ -180,7 +180,7 @@ class RerankTrainer(GroupHooks):
             return None, objective
         if not is_several(rows):
             groups = self._train_groups(TrainSource(rows), objective)
-            warn_of_instruction(groups)
+            warn_of_instruction(self.reranker, groups)
             return as_train_set({None: groups}, None, args), objective
         sources = as_sources(rows)
         named = {source.objective for source in sources.values() if isinstance(source.objective, str)}
@@ -195,7 +195,7 @@ class RerankTrainer(GroupHooks):
                 groups_of[name] = self._train_groups(source, objectives[name])
             except ValueError as error:
                 raise ValueError(f"source {name!r}: {error}") from error
-        warn_of_instruction(*groups_of.values())
+        warn_of_instruction(self.reranker, *groups_of.values())
         weights = [source.weight for source in sources.values() if source.weight is not None]
         return as_train_set(groups_of, weights or None, args), SourceObjective(objectives)
 
@@ -331,7 +331,7 @@ def warn_of_emulation(args: RerankTrainingArguments) -> None:
         )
 
 
-def warn_of_instruction(*groups: datasets.Dataset | datasets.IterableDataset) -> None:
-    """Say once that instructions are not used."""
-    if any("instruction" in part.column_names for part in groups):
-        logger.warning("the column instruction is not used: pair encoding has no place for it")
+def warn_of_instruction(reranker: Reranker, *groups: datasets.Dataset | datasets.IterableDataset) -> None:
+    """Say once that instructions are not used, where they are not."""
+    if not reranker.template.takes_instructions and any("instruction" in part.column_names for part in groups):
+        logger.warning("the column instruction is not used: the model reads pairs without a place for it")

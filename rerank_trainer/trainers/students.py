@@ -93,7 +93,8 @@ def _as_reranker(
             choose_attention(loaded.model, device=args.device, autocast_dtype=precision, max_length=loaded.max_length)
         if tokenizer is None:
             return loaded
-        return Reranker(loaded.model, tokenizer, **lengths, fresh_parameters=loaded.fresh_parameters)
+        how: dict[str, Any] = {"head": loaded.head, "prompt": loaded.prompt, **lengths}
+        return Reranker(loaded.model, tokenizer, **how, fresh_parameters=loaded.fresh_parameters)
     if tokenizer is None:
         raise ValueError(
             f"model is a {type(model).__name__} without its tokenizer. Pass processing_class=tokenizer, or give the "

@@ -20,7 +20,7 @@ from rerank_trainer.models.checkpoint import copy_loader_files
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.verify import verify_checkpoint
 from rerank_trainer.teachers.teacher import RerankerTeacher
-from tests.tiny_models import PAIRS, RECURRENT, TEXTS, byte_tokenizer, tiny_language_model, tiny_model
+from tests.tiny_models import PAIRS, RECURRENT, TEXTS, byte_tokenizer, tiny_model, tiny_recurrent_model
 
 SHORT = PAIRS[:6]
 
@@ -34,7 +34,7 @@ def scores_of_sentence_transformers(folder, pairs=PAIRS) -> torch.Tensor:
 def recurrent(request, tmp_path_factory):
     """A reranker on a recurrent backbone, and its saved folder."""
     folder = tmp_path_factory.mktemp(request.param)
-    model, tokenizer = tiny_language_model(request.param)
+    model, tokenizer = tiny_recurrent_model(request.param)
     model.save_pretrained(folder / "language_model")
     tokenizer.save_pretrained(folder / "language_model")
     torch.manual_seed(1)
@@ -142,7 +142,7 @@ def test_files_of_modules_are_copied_with_those_beside_the_weights(recurrent, tm
 
 @pytest.mark.parametrize(("kind", "layers"), [("mamba", 1), ("mamba2", [1]), ("recurrent_gemma", 2)])
 def test_a_student_keeps_layers_and_its_folder_opens(tmp_path, kind, layers):
-    model, tokenizer = tiny_language_model(kind)
+    model, tokenizer = tiny_recurrent_model(kind)
     model.save_pretrained(tmp_path / "whole")
     tokenizer.save_pretrained(tmp_path / "whole")
     reranker = Reranker.from_pretrained(tmp_path / "whole", keep_layers=layers)
@@ -153,7 +153,7 @@ def test_a_student_keeps_layers_and_its_folder_opens(tmp_path, kind, layers):
 
 
 def test_layers_whose_kinds_the_configuration_cannot_say_are_refused(tmp_path):
-    model, tokenizer = tiny_language_model("recurrent_gemma")
+    model, tokenizer = tiny_recurrent_model("recurrent_gemma")
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerank_trainer.models.pairs import chunks, distinct
+from rerank_trainer.models.pairs import InstructedPairs, chunks, distinct
 
 PAIRS = [("q", "x" * size) for size in (1, 4, 2, 9, 1, 1, 1)]
 
@@ -43,3 +43,10 @@ def test_pairs_are_one_only_if_both_texts_are_the_same_to_the_letter():
 
     assert once == [("a", "b"), ("a", "b "), ("A", "b"), ("b", "a"), ("ab", ""), ("", "ab")]
     assert places == [0, 1, 2, 3, 0, 4, 5, 3]
+
+
+def test_each_pair_has_its_own_instruction_wherever_a_slice_begins():
+    asked = InstructedPairs([("0", "1"), ("2", "3"), ("4", "5")], [None, "a", "b"])
+
+    assert asked[1:] == [("2", "3", "a"), ("4", "5", "b")] and asked[0] == ("0", "1", None) and asked[-1] == asked[2]
+    assert list(asked) == [("0", "1", None), ("2", "3", "a"), ("4", "5", "b")]

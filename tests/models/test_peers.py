@@ -169,10 +169,6 @@ def test_a_head_in_a_pickle_is_refused(tmp_path):
         ("config_sentence_transformers.json", {"default_prompt_name": "web", "prompts": {"web": "Search the web: "}}),
         ("sentence_bert_config.json", {"processing_kwargs": {"text": {"truncation": "only_second"}}}),
         ("sentence_bert_config.json", {"do_lower_case": True}),
-        (
-            "sentence_bert_config.json",
-            {"modality_config": {"message": {"method": "forward", "method_output_name": "logits"}}},
-        ),
     ],
 )
 def test_a_cross_encoder_that_changes_its_texts_is_refused_and_its_parts_are_not(tmp_path, file, entry):

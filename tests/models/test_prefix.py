@@ -76,6 +76,20 @@ def test_a_prefix_is_shared_where_it_pays(caplog):
     assert prefixes.choose(type(model).forward.__get__(model), few) == []  # 2 of 84 tokens would be saved
 
 
+def test_tokens_are_counted_once_a_row_with_the_prefix_that_it_shares():
+    reranker = Reranker(*tiny_model("qwen3"), max_length=128)
+    encoded = reranker.template.encode([(TEXTS[0], [TEXTS[1], TEXTS[2]])])[0]
+    counts = []
+    scorer = reranker.row_scorer(share_prefix=True, on_forward=counts.append)
+    with torch.no_grad():
+        scorer(reranker.model, lay_rows(encoded, [(0, 0), (0, 1)]))  # tries sharing, which counts too
+        counts.clear()
+        scorer(reranker.model, lay_rows(encoded, [(0, 0), (0, 1)]))
+
+    longest = max(len(row.input_ids) for row in encoded)
+    assert sum(counts) in (2 * longest, sum(len(row.input_ids) for row in encoded))  # together, or each alone
+
+
 def test_the_share_saved_counts_each_prefix_once():
     rows = lay_rows([Row([4, 4, 5], None, 2), Row([4, 4, 6], None, 2), Row([4, 7], None, 1)], [(0, 0), (0, 1), (1, 0)])
 

@@ -15,7 +15,7 @@ from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
-from tests.tiny_models import PAIRS, RECURRENT, tiny_language_model
+from tests.tiny_models import PAIRS, RECURRENT, tiny_recurrent_model
 from tests.trainers import runs
 from tests.trainers.conftest import word_groups
 from tests.trainers.launch import launch
@@ -30,7 +30,7 @@ def backbones(tmp_path_factory):
     """A folder with a tiny language model of each kind."""
     folder = tmp_path_factory.mktemp("backbones")
     for kind in RECURRENT:
-        model, tokenizer = tiny_language_model(kind, spread=0.1)
+        model, tokenizer = tiny_recurrent_model(kind, spread=0.1)
         model.save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)
     return folder
