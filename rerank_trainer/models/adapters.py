@@ -345,9 +345,16 @@ def num_virtual_tokens(model: nn.Module) -> int:
 
 def describe(model: PeftModel) -> str:
     """In words: the kind of adapter, and how many of the model's parameters are trained."""
-    trained, total = model.get_nb_trainable_parameters()
+    trained, total = num_parameters(model)
     kind = _kind(model.peft_config[model.active_adapter])
     return f"{kind} trains {trained:,} of {total:,} parameters ({trained / total:.2%})"
+
+
+def num_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
+    """How many parameters are trained, and how many there are; a weight of 4 bits counts as one."""
+    if isinstance(model, PeftModel):
+        return model.get_nb_trainable_parameters()
+    return model.num_parameters(only_trainable=True), model.num_parameters()
 
 
 def _prepare(model: PreTrainedModel) -> None:

@@ -19,8 +19,8 @@ def with_words_looked_up_once(
 ) -> Callable[..., Any]:
     """The forward, whose word embeddings look tokens up among those of the batch; the same values and gradient.
 
-    On a CPU and for a plain, trainable table; anything else runs as it is, and so does a lookup of tokens that the
-    batch does not hold.
+    For a plain, trainable table; anything else runs as it is, and so does a lookup of tokens that the batch does not
+    hold.
 
     Args:
         forward: A forward of the module.
@@ -29,7 +29,7 @@ def with_words_looked_up_once(
         pad_token_id: Fills short rows.
     """
     table = None if module is None else plain_table(module)
-    if table is None or not torch.is_grad_enabled() or input_ids.device.type != "cpu":
+    if table is None or not torch.is_grad_enabled():
         return forward
     words = torch.cat([input_ids, input_ids.new_tensor([pad_token_id])]).unique()
     places = input_ids.new_full((table.num_embeddings,), -1)

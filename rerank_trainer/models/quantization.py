@@ -142,16 +142,6 @@ def num_bits(model: nn.Module) -> int | None:
     )
 
 
-def num_parameters(model: nn.Module) -> int:
-    """How many parameters the model has; bitsandbytes packs two of 4 bits into one number, and here they count as two.
-
-    >>> num_parameters(nn.Linear(3, 2))
-    8
-    """
-    states = [(parameter, getattr(parameter, "quant_state", None)) for parameter in model.parameters()]
-    return sum(parameter.numel() if state is None else state.shape.numel() for parameter, state in states)
-
-
 def compute_dtype(model: PreTrainedModel) -> torch.dtype | None:
     """The type in which a quantised model's layers multiply; None where it is not quantised."""
     bits = num_bits(model)

@@ -52,8 +52,8 @@ def training_flops(model: PreTrainedModel, work: Work) -> float:
         work: What has run.
     """
     config = model.config.get_text_config()
-    num_heads = config.num_attention_heads
-    width = num_heads * (getattr(config, "head_dim", None) or config.hidden_size // num_heads)
+    num_heads = getattr(config, "num_attention_heads", 0)  # Mamba has none
+    width = num_heads and num_heads * (getattr(config, "head_dim", None) or config.hidden_size // num_heads)
     num_parameters = model.num_parameters(exclude_embeddings=True)
     num_trainable = model.num_parameters(only_trainable=True, exclude_embeddings=True)
     of_parameters = work.num_tokens * (4 * num_parameters + 2 * num_trainable)

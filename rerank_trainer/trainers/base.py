@@ -23,8 +23,8 @@ from transformers import (
 from rerank_trainer.data.collator import RerankCollator
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.sampling import EvalGroups
+from rerank_trainer.models.adapters import num_parameters
 from rerank_trainer.models.precision import computes_bf16
-from rerank_trainer.models.quantization import num_parameters
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import bind_row_forward
 from rerank_trainer.models.token_budget import checked_max_tokens
@@ -248,7 +248,7 @@ class RerankTrainer(GroupHooks):
         self.add_callback(self.objective_callback)
 
     def _set_learning_rates(self, args: RerankTrainingArguments) -> None:
-        size = num_parameters(self.reranker.model)
+        _, size = num_parameters(self.reranker.model)
         if args.learning_rate is None:
             is_adapter = isinstance(self.reranker.model, PeftModel)
             args.learning_rate = default_learning_rate(size, is_adapter=is_adapter)

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rerank_trainer.models.adapters import num_parameters
 from rerank_trainer.models.memory import forget_peak, peak_bytes
-from rerank_trainer.models.quantization import num_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +34,12 @@ class Footprint:
     peak_bytes: int | None
 
     @classmethod
-    def of(cls, model: nn.Module, device: torch.device) -> Footprint:
+    def of(cls, model: PreTrainedModel | PeftModel, device: torch.device) -> Footprint:
         """That of a model which has been trained on the device."""
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        num_trained = sum(parameter.numel() for parameter in trained)
+        trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
         size = sum(parameter.numel() * parameter.element_size() for parameter in trained)
         adapter_bytes = size if isinstance(model, PeftModel) else None
-        return cls(num_trained, num_parameters(model), adapter_bytes, peak_bytes(device))
+        return cls(*num_parameters(model), adapter_bytes, peak_bytes(device))
 
     def __str__(self) -> str:
         """In one line.

@@ -11,8 +11,8 @@ from peft import LoraConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, GPTQConfig
 
-from rerank_trainer.models.adapters import default_lora
-from rerank_trainer.models.quantization import num_parameters, require_bitsandbytes
+from rerank_trainer.models.adapters import default_lora, num_parameters
+from rerank_trainer.models.quantization import require_bitsandbytes
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.verify import verify_checkpoint
 from tests.models.test_adapters import edit_json, trained
@@ -52,7 +52,7 @@ def test_the_layers_of_the_stack_are_of_4_bits_and_all_that_lies_around_is_float
     assert {name for name in linear if ".layer" in name} == of_4_bits
     others = [parameter for name, parameter in model.named_parameters() if parameter.dtype != torch.uint8]
     assert all(parameter.dtype == torch.float32 for parameter in others)
-    assert num_parameters(model) == sum(parameter.numel() for parameter in plain.parameters())
+    assert num_parameters(model)[1] == sum(parameter.numel() for parameter in plain.parameters())
 
 
 def test_only_the_adapter_and_what_no_checkpoint_has_trained_learn(quantized):

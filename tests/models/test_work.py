@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, MambaConfig, MambaForCausalLM
 
 from rerank_trainer.data.collator import lay_rows
 from rerank_trainer.data.templates import Row
@@ -79,3 +79,10 @@ def test_operations_are_those_that_pytorch_counts(kind, frozen):
 
     assert scorer.work.num_padding == 0
     assert training_flops(model, scorer.work) == pytest.approx(counter.get_total_flops(), rel=0.03)
+
+
+def test_a_backbone_without_attention_costs_what_its_parameters_do():
+    model = MambaForCausalLM(MambaConfig(vocab_size=9, hidden_size=8, state_size=4, num_hidden_layers=1))
+    num_parameters = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
+
+    assert training_flops(model, Work(num_tokens=10, num_attended=100)) == 6 * 10 * num_parameters
