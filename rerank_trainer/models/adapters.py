@@ -48,8 +48,10 @@ TASK_TYPES = {
     "ForCausalLM": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
-# Their kernels read the weight of `out_proj` themselves, past an adapter, so PEFT refuses that layer.
+# Their mixers read the weights of these layers past an adapter (of x_proj in their fused kernel): it would learn nothing,
+# and merging it would change the score. PEFT refuses the first alone.
 _MAMBAS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+_READ_PAST_ADAPTERS = ("out_proj", "dt_proj", "x_proj")
 _NAME = "default"  # PEFT's own for an adapter that is given none
 _MAGNITUDE = ".lora_magnitude_vector.weight"
 _WHOLE_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -60,14 +62,14 @@ _OTHER_BASE = (
 
 
 def default_lora(model: PreTrainedModel) -> LoraConfig:
-    """LoRA of rank 16 and alpha 32 on every linear layer of the model's stack that PEFT adapts.
+    """LoRA of rank 16 and alpha 32 on every linear layer of the model's stack that runs through an adapter.
 
     Raises:
         ValueError: If the model has no such layers.
     """
     layers = stacked_linear_layers(model)
     if model.config.model_type in _MAMBAS:
-        layers = [name for name in layers if name.rpartition(".")[2] != "out_proj"]
+        layers = [name for name in layers if name.rpartition(".")[2] not in _READ_PAST_ADAPTERS]
     if not layers:
         raise ValueError(
             f"lora=True: {type(model).__name__} has no linear layers in a stack. Name what is to be adapted: "
