@@ -81,7 +81,7 @@ class EndpointTeacher:
         show_progress_bar: bool | None = None,
     ) -> None:
         check_url(url)
-        if max_concurrency < 1 or max_retries < 0 or backoff < 0 or timeout <= 0:
+        if not (max_concurrency >= 1 and max_retries >= 0 and backoff >= 0 and timeout > 0):
             raise ValueError(
                 "expected max_concurrency of 1 or more, max_retries and backoff of 0 or more and a timeout above 0, "
                 f"found {max_concurrency}, {max_retries}, {backoff} and {timeout}"
@@ -94,7 +94,7 @@ class EndpointTeacher:
         self.scale = "logit" if to_logits else self.api.scale
         self.budget = budget or Budget()
         self.show_progress_bar = show_progress_bar
-        self._sending = {"api_key_env": api_key_env, "timeout": timeout, "max_concurrency": max_concurrency}
+        self._sending: dict[str, Any] = {"api_key_env": api_key_env, "timeout": timeout, "max_concurrency": max_concurrency}
         self._retries = Retries(max_retries, backoff)
         self._identity = _digest([url, model, _settings(self.api)]).hex()
         self.fingerprint = f"{self._identity} to_logits={to_logits}"
