@@ -94,7 +94,11 @@ class EndpointTeacher:
         self.scale = "logit" if to_logits else self.api.scale
         self.budget = budget or Budget()
         self.show_progress_bar = show_progress_bar
-        self._sending: dict[str, Any] = {"api_key_env": api_key_env, "timeout": timeout, "max_concurrency": max_concurrency}
+        self._sending: dict[str, Any] = {
+            "api_key_env": api_key_env,
+            "timeout": timeout,
+            "max_concurrency": max_concurrency,
+        }
         self._retries = Retries(max_retries, backoff)
         self._identity = _digest([url, model, _settings(self.api)]).hex()
         self.fingerprint = f"{self._identity} to_logits={to_logits}"

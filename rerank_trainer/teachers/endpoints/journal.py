@@ -10,8 +10,8 @@ from rerank_trainer.teachers.endpoints.budget import Budget
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (pair BLOB PRIMARY KEY, score REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS spent (requests INTEGER NOT NULL, pairs INTEGER NOT NULL);
-INSERT INTO spent SELECT 0, 0 WHERE NOT EXISTS (SELECT * FROM spent);
+CREATE TABLE IF NOT EXISTS spent (one INTEGER PRIMARY KEY, requests INTEGER NOT NULL, pairs INTEGER NOT NULL);
+INSERT OR IGNORE INTO spent VALUES (1, 0, 0);
 """
 _CHUNK = 500  # pairs that one query looks up
 _PATIENCE = 60.0  # seconds to wait for another process that writes
@@ -35,11 +35,7 @@ class Journal:
         self._database = sqlite3.connect(path, timeout=_PATIENCE)
         try:
             self._database.execute("PRAGMA synchronous=FULL")  # a commit returns when it is on the disk
-            with self._database:
-                # first of all the lock: two processes that begin at once would each insert a row
-                self._database.execute("BEGIN IMMEDIATE")
-                for statement in _TABLES.split(";"):
-                    self._database.execute(statement)
+            self._database.executescript(_TABLES)
         except sqlite3.OperationalError:
             self._database.close()
             raise  # locked, no space, not writable: it says so

@@ -14,6 +14,7 @@ from typing import Any
 # The message that the judge's tests send; its parts are found again by the words around them.
 JUDGE_PROMPT = "Query: {query}\nPassage: {passage}\nRelevant? yes or no"
 _JUDGED = re.compile(r"Query: (.*)\nPassage: (.*)\nRelevant\? yes or no", re.DOTALL)
+_FIELDS = {"/score": ("text_1", "text_2"), "/tei": ("query", "texts")}
 
 
 class Service:
@@ -21,28 +22,25 @@ class Service:
 
     A pair is paid for when its answer is sent whole. Faults befall the first requests, one each, in their order:
     "429" and "503" (refused), "cut" (half of the announced answer), "half" (half of an answer whose length was not
-    announced), "slow" (no answer before ``patience``), "hang" (none before ``release``), "echo" (refused by a text that
-    repeats the key), "400", "302".
+    announced), "hang" (no answer before ``release``), "echo" (refused by a text that repeats the key), "400", "302".
 
     Args:
         score: Logits of (query, passage) pairs.
         faults: What befalls the first requests.
-        patience: Seconds that "slow" takes.
 
     Attributes:
         paid: How often each pair was answered.
         bodies: The requests.
-        most_at_once: The most requests under way at a time.
+        keys: The headers that brought a key, or None.
+        num_hanging: Requests that hang.
     """
 
-    def __init__(
-        self, score: Callable[[list[tuple[str, str]]], list[float]], faults: Iterable[str] = (), patience: float = 0.5
-    ) -> None:
-        self.score, self.faults, self.patience = score, deque(faults), patience
+    def __init__(self, score: Callable[[list[tuple[str, str]]], list[float]], faults: Iterable[str] = ()) -> None:
+        self.score, self.faults = score, deque(faults)
         self.paid: Counter[tuple[str, str]] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
-        self.most_at_once = self.now = self.num_hanging = 0
+        self.num_hanging = 0
         self.release, self.lock = threading.Event(), threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"service": self}))
         self.server.daemon_threads = True
@@ -73,8 +71,7 @@ class Service:
             assert found and body["logprobs"] is True and body["max_completion_tokens"] == 1
             pairs = [(found[1], found[2])]
             return {"choices": [{"logprobs": {"content": [_said(self.logits(pairs)[0])]}}]}, pairs
-        query, passages = ("text_1", "text_2") if path == "/score" else ("query", "documents")
-        passages = "texts" if path == "/tei" else passages
+        query, passages = _FIELDS.get(path, ("query", "documents"))
         pairs = [(body[query], passage) for passage in body[passages]]
         logits = self.logits(pairs)
         values = logits if body.get("raw_scores") else [1 / (1 + math.exp(-logit)) for logit in logits]
@@ -97,15 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
         service = self.service
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with service.lock:
-            service.now += 1
-            service.most_at_once = max(service.most_at_once, service.now)
             service.bodies.append(body)
             service.keys.add(self.headers["Authorization"])
-        try:
-            self.befall(service.next_fault(), body)
-        finally:
-            with service.lock:
-                service.now -= 1
+        self.befall(service.next_fault(), body)
 
     def befall(self, fault: str | None, body: dict[str, Any]) -> None:
         service = self.service
@@ -113,11 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in refusals:
             text = f"wrong key {self.headers['Authorization']} in the request" if fault == "echo" else "not now"
             return self.reply(refusals[fault], text.encode())
-        if fault == "slow":
-            service.release.wait(service.patience)
         if fault == "hang":
             service.release.wait()
-        if fault in ("slow", "hang"):
             self.close_connection = True
             return None
         answer, pairs = service.answer(self.path, body)

@@ -184,10 +184,11 @@ def test_a_refused_request_costs_nothing_and_a_cut_answer_may_have_been_charged(
     assert journal.spent() == (3, 6)
 
 
-def test_a_refused_request_leaves_its_share_of_the_budget_to_others(journal):
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_a_refused_request_leaves_its_share_of_the_budget_to_others(journal, at_once):
     desk = Desk({"q0": [BUSY]})
     with pytest.raises(BudgetError):
-        ask([request(number) for number in range(3)], desk, journal, budget=Budget(max_requests=2))
+        ask([request(number) for number in range(3)], desk, journal, budget=Budget(max_requests=2), at_once=at_once)
 
     assert kept(journal, *map(request, range(3))) == 4
 

@@ -73,10 +73,12 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_cross_encoder_behind_a_faulty_service_gives_its_scores_and_is_paid_once(shape, cross_encoder, tmp_path):
     path, api = SHAPES[shape]
-    faults = ["429", "503", "cut", "half", "slow", "429", "429"]
+    faults = ["429", "503", "cut", "half", "429", "429"]
+    # the client gives up after its timeout, which a busy machine must not reach otherwise: once is enough
+    faults += ["hang"] if shape == "tei" else []
     with Service(cross_encoder, faults) as service:
         teacher = EndpointTeacher(
-            service.url(path), api=api, backoff=0.001, timeout=0.3, max_concurrency=3, journal_dir=tmp_path
+            service.url(path), api=api, backoff=0.001, timeout=2.0, max_concurrency=3, journal_dir=tmp_path
         )
         scores = teacher.score(GROUPS)["scores"]
 
@@ -88,7 +90,7 @@ def test_a_cross_encoder_behind_a_faulty_service_gives_its_scores_and_is_paid_on
     for row, wanted in zip(scores, logits, strict=True):
         assert row == pytest.approx(wanted, rel=1e-9)
     assert service.paid == PAID_ONCE
-    assert service.most_at_once <= 3
+    assert not service.faults
 
 
 @pytest.mark.parametrize("max_passages", [1, 2, 100])
@@ -127,6 +129,28 @@ def test_another_model_or_other_settings_are_asked_anew(other, tmp_path):
         assert teachers[0].fingerprint != teachers[1].fingerprint
         assert teachers[0].estimate(GROUPS).num_pairs == teachers[1].estimate(GROUPS).num_pairs == len(PAIRS)
         assert teachers[0].journal_path != teachers[1].journal_path
+
+
+def test_a_pair_with_another_instruction_is_asked_anew(tmp_path):
+    api = RerankApi.named("tei", query_template="{instruction}{query}", instruction="")
+    rows = [
+        {"query": "q", "passages": ["p"], "instruction": text} for text in ("Find: ", "Refute it: ", None, "Find: ")
+    ]
+    with Service(lengths) as service:
+        scores = EndpointTeacher(service.url("/tei"), api=api, journal_dir=tmp_path, **QUICK).score(rows)["scores"]
+
+    assert scores == [[0.6], [1.1], [0.0], [0.6]]
+    assert len(service.bodies) == 3
+
+
+def test_answers_are_not_paid_again_because_they_are_declared_otherwise(tmp_path):
+    apis = [
+        RerankApi.named("tei", scale=scale, max_passages=size) for scale, size in (("logit", 3), ("probability", 9))
+    ]
+    one, other = (EndpointTeacher("http://localhost/x", api=api, journal_dir=tmp_path) for api in apis)
+
+    assert one.journal_path == other.journal_path
+    assert list(one._pairs(GROUPS[0])) == list(other._pairs(GROUPS[0]))
 
 
 def test_the_store_and_the_journal_pay_once_between_them(tmp_path):

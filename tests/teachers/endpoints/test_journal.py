@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -58,16 +59,28 @@ def test_the_budget_holds_over_runs(tmp_path):
 
 
 def test_the_budget_holds_over_journals_that_are_open_at_once(tmp_path):
-    def spend(_: int) -> int:
-        count = 0
+    def reserve_too() -> bool:
+        with Journal(tmp_path / "j") as other:
+            return other.reserve(1, Budget(max_requests=1))
+
+    with Journal(tmp_path / "j") as journal, ThreadPoolExecutor(1) as pool:
+        assert journal.reserve(1, Budget(max_requests=1))
+        reserved = pool.submit(reserve_too)
+        time.sleep(0.1)  # the other one looks what is spent before this one has told it
+        journal.commit()
+        assert reserved.result() is False
+
+
+def test_journals_that_are_made_at_once_count_together(tmp_path):
+    def spend(_: int) -> None:
         with Journal(tmp_path / "j") as journal:
-            for _ in range(10):
-                count += journal.reserve(1, Budget(max_pairs=25))
-                journal.commit()
-        return count
+            journal.reserve(1, Budget())
+            journal.commit()
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(spend, range(4))) == 25
+        list(pool.map(spend, range(4)))
+    with Journal(tmp_path / "j") as journal:
+        assert journal.spent() == (4, 4)
 
 
 @pytest.mark.parametrize(
