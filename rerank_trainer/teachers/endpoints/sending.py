@@ -17,6 +17,7 @@ from rerank_trainer.teachers.endpoints.apis import shortened
 logger = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 16 * 2**20
+SHORTEST_SECRET = 8  # characters; less stands for a key where none is needed, such as "EMPTY" or "0"
 _SECRET_NAMES = ("key", "token", "secret", "password", "signature", "sig")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -108,16 +109,16 @@ class Sender:
                     return Failure(f"an answer of more than {MAX_ANSWER_BYTES} bytes", again=False, is_charged=True)
                 if time.monotonic() > latest:  # the library's own limit is for each part
                     return self._late()
-        text = content.decode("utf-8", errors="replace")
+        text = self._hidden(content.decode("utf-8", errors="replace"))
         status = response.status_code
         if response.is_success:
             try:
                 return json.loads(text)
             except ValueError:
-                return Failure(f"an answer that is not JSON: {self._hidden(text)}", is_charged=True)
+                return Failure(f"an answer that is not JSON: {shortened(text)}", is_charged=True)
         is_busy = status == 429
         return Failure(
-            f"status {status}: {self._hidden(text)}",
+            f"status {status}: {shortened(text)}",
             again=is_busy or status == 408 or status >= 500,
             is_busy=is_busy,
             wait=_seconds(response.headers.get("retry-after")),
@@ -127,11 +128,13 @@ class Sender:
         return Failure(f"no whole answer within {self._timeout:g} s", is_charged=True)
 
     def _told(self, error: Exception) -> str:
-        return f"{type(error).__name__}: {self._hidden(str(error))}"
+        return f"{type(error).__name__}: {shortened(self._hidden(str(error)))}"
 
     def _hidden(self, text: str) -> str:
-        """A text cut to some hundred characters, without the key: a service may repeat it."""
-        return shortened(text if self._key is None else text.replace(self._key, "***"))
+        """A text without the key: services repeat it in errors, and some repeat whole requests."""
+        if self._key is None or len(self._key) < SHORTEST_SECRET:
+            return text
+        return text.replace(self._key, "***").replace(self._key.replace("/", "\\/"), "***")  # JSON may escape a slash
 
 
 def check_url(url: str) -> None:

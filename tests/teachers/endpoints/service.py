@@ -22,7 +22,8 @@ class Service:
 
     A pair is paid for when its answer is sent whole. Faults befall the first requests, one each, in their order:
     "429" and "503" (refused), "cut" (half of the announced answer), "half" (half of an answer whose length was not
-    announced), "hang" (no answer before ``release``), "echo" (refused by a text that repeats the key), "400", "302".
+    announced), "drip" (a byte now and then), "hang" (no answer before ``release``), "echo" (refused by a text that
+    repeats the key), "mirror" (answered by JSON that repeats it), "400", "408", "302".
 
     Args:
         score: Logits of (query, passage) pairs.
@@ -100,12 +101,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def befall(self, fault: str | None, body: dict[str, Any]) -> None:
         service = self.service
-        refusals = {"429": 429, "503": 503, "400": 400, "302": 302, "echo": 401}
+        refusals = {"429": 429, "503": 503, "400": 400, "408": 408, "302": 302, "echo": 401}
         if fault in refusals:
             text = f"wrong key {self.headers['Authorization']} in the request" if fault == "echo" else "not now"
             return self.reply(refusals[fault], text.encode())
+        if fault == "mirror":
+            return self.reply(200, json.dumps(dict(self.headers)).replace("/", "\\/").encode())
         if fault == "hang":
             service.release.wait()
+        if fault == "drip":
+            self.reply(200, b"", length=1000)
+            while not service.release.wait(0.02):
+                self.wfile.write(b" ")
+        if fault in ("hang", "drip"):
             self.close_connection = True
             return None
         answer, pairs = service.answer(self.path, body)
@@ -127,6 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) if length < 0 else length))
         self.end_headers()
         self.wfile.write(content)
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:  # the client has gone
+            self.close_connection = True
 
     def log_message(self, *_: Any) -> None:
         pass

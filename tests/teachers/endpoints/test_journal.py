@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -59,16 +60,22 @@ def test_the_budget_holds_over_runs(tmp_path):
 
 
 def test_the_budget_holds_over_journals_that_are_open_at_once(tmp_path):
+    opened, reserved = threading.Event(), threading.Event()
+
     def reserve_too() -> bool:
         with Journal(tmp_path / "j") as other:
+            opened.set()
+            reserved.wait()
             return other.reserve(1, Budget(max_requests=1))
 
     with Journal(tmp_path / "j") as journal, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(reserve_too)
+        opened.wait()
         assert journal.reserve(1, Budget(max_requests=1))
-        reserved = pool.submit(reserve_too)
-        time.sleep(0.1)  # the other one looks what is spent before this one has told it
+        reserved.set()
+        time.sleep(0.1)  # the other one would read what is spent before this one has written it
         journal.commit()
-        assert reserved.result() is False
+        assert answer.result() is False
 
 
 def test_journals_that_are_made_at_once_count_together(tmp_path):
