@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from random import SystemRandom
@@ -27,15 +27,11 @@ class Request:
     """Passages of one query that are asked for together.
 
     Attributes:
-        query: The query.
-        instruction: Its instruction, if it has one.
-        passages: The passages.
-        pairs: The digest of each pair.
+        body: What is sent, as JSON.
+        pairs: The digest of each pair, in the order of its passages there.
     """
 
-    query: str
-    instruction: str | None
-    passages: Sequence[str]
+    body: Mapping[str, Any]
     pairs: Sequence[bytes]
 
 
@@ -63,7 +59,7 @@ class Retries:
 class SendsRequests(Protocol):
     """What sends a request, from any thread."""
 
-    def send(self, body: dict[str, Any]) -> Any | Failure:
+    def send(self, body: Mapping[str, Any]) -> Any | Failure:
         """The JSON of the answer, or why there is none."""
         ...
 
@@ -76,9 +72,8 @@ class Asking:
     waited for and kept.
 
     Args:
-        api: Makes requests and reads answers.
-        model: The model's name in every request; None leaves it out.
-        sender: Sends them.
+        api: Reads the answers.
+        sender: Sends the requests.
         journal: Keeps the answers.
         budget: What may be spent.
         retries: How often a request is repeated.
@@ -89,7 +84,6 @@ class Asking:
     def __init__(
         self,
         api: Api,
-        model: str | None,
         *,
         sender: SendsRequests,
         journal: Journal,
@@ -98,8 +92,7 @@ class Asking:
         max_concurrency: int,
         on_scores: Callable[[int], object],
     ) -> None:
-        self._api, self._model = api, model
-        self._sender, self._journal, self._budget, self._retries = sender, journal, budget, retries
+        self._api, self._sender, self._journal, self._budget, self._retries = api, sender, journal, budget, retries
         self._max_concurrency, self._on_scores = max_concurrency, on_scores
         self._fresh: deque[tuple[Request, int]] = deque()  # with the attempts that failed
         self._later: list[tuple[float, int, Request, int]] = []  # a heap: when, a number, the request, failed attempts
@@ -133,21 +126,18 @@ class Asking:
 
     def _start(self, pool: ThreadPoolExecutor) -> None:
         """Send what is due, as far as places and budget go."""
-        chosen: list[tuple[dict[str, Any], tuple[Request, int]]] = []
+        chosen: list[tuple[Request, int]] = []
         while len(self._running) + len(chosen) < self._max_concurrency and (waiting := self._next()) is not None:
-            request, _ = waiting
-            body = self._api.body(request.query, request.passages, request.instruction)
-            if self._model is not None:
-                body["model"] = self._model
-            if not self._journal.reserve(len(request.passages), self._budget):
+            num_pairs = len(waiting[0].pairs)
+            if not self._journal.reserve(num_pairs, self._budget):
                 self._fresh.appendleft(waiting)
                 if not self._running and not chosen:  # no request under way may yet be refused and leave its share
-                    self._trouble = BudgetError(self._over_budget(len(request.passages)))
+                    self._trouble = BudgetError(self._over_budget(num_pairs))
                 break
-            chosen.append((body, waiting))
+            chosen.append(waiting)
         self._journal.commit()
-        for body, waiting in chosen:
-            self._running[pool.submit(self._sender.send, body)] = waiting
+        for request, failed in chosen:
+            self._running[pool.submit(self._sender.send, request.body)] = request, failed
 
     def _next(self) -> tuple[Request, int] | None:
         """The next request that is due, taken out of those that wait."""
@@ -161,16 +151,17 @@ class Asking:
     def _collect(self) -> None:
         """Wait until an answer comes or a request is due, and keep what came."""
         self._journal.commit()  # others may write meanwhile
-        if self._trouble is not None:
-            seconds = None
-        elif time.monotonic() < self._paused_until:
-            seconds = self._paused_until - time.monotonic()
+        now = time.monotonic()
+        if self._trouble is not None or len(self._running) == self._max_concurrency:
+            seconds = None  # nothing can start before something ends
+        elif now < self._paused_until:
+            seconds = self._paused_until - now
         else:
-            seconds = self._later[0][0] - time.monotonic() if self._later else None
+            seconds = max(0.0, self._later[0][0] - now) if self._later else None
         if not self._running:
-            time.sleep(max(0.0, seconds or 0.0))
+            time.sleep(seconds or 0.0)
             return
-        done, _ = wait(self._running, None if seconds is None else max(0.0, seconds), return_when=FIRST_COMPLETED)
+        done, _ = wait(self._running, seconds, return_when=FIRST_COMPLETED)
         for future in done:
             request, failed = self._running.pop(future)
             answer = future.result()
@@ -181,7 +172,7 @@ class Asking:
 
     def _answered(self, request: Request, answer: Any) -> None:
         try:
-            scores = self._api.read(answer, len(request.passages))
+            scores = self._api.read(answer, len(request.pairs))
         except ValueError as error:
             self._trouble = self._trouble or error
             return
@@ -191,7 +182,7 @@ class Asking:
 
     def _failed(self, request: Request, failed: int, failure: Failure) -> None:
         if not failure.is_charged:
-            self._journal.release(len(request.passages))
+            self._journal.release(len(request.pairs))
         too_long = failure.wait is not None and failure.wait > LONGEST_WAIT
         if not failure.again or failed >= self._retries.max_retries or too_long:
             times = f" (attempt {failed + 1})" if failed else ""

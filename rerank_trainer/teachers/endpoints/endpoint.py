@@ -103,7 +103,7 @@ class EndpointTeacher:
         self._identity = _digest([url, model, _settings(self.api)]).hex()
         self.fingerprint = f"{self._identity} to_logits={to_logits}"
         folder = Path(journal_dir) if journal_dir is not None else Path(HF_HOME) / "rerank_trainer" / "endpoint_answers"
-        self.journal_path = folder / f"{urlsplit(url).hostname}-{self._identity[:16]}.sqlite"
+        self.journal_path = folder / f"{str(urlsplit(url).hostname).replace(':', '-')}-{self._identity[:16]}.sqlite"
 
     def __repr__(self) -> str:
         return f"EndpointTeacher({shown(self.url)!r}, api={type(self.api).__name__}, model={self.model!r})"
@@ -117,26 +117,30 @@ class EndpointTeacher:
             ImportError: If the extra ``endpoint`` is not installed.
             ValueError: If an answer is not as it must be, the key is missing, or a row cannot be asked about.
         """
-        pairs = [list(self._pairs(group)) for group in groups]
         with Journal(self.journal_path) as journal:
-            scores = journal.read({pair for row in pairs for pair in row})
-            requests = self._requests(groups, pairs, scores)
+            pairs, scores, requests = self._plan(groups, journal)
             if requests:
                 scores |= self._ask(requests, journal, num_kept=len(scores))
         return {"scores": [[self._scaled(scores[pair]) for pair in row] for row in pairs]}
 
     def estimate(self, groups: Sequence[Mapping[str, Any]]) -> Estimate:
         """What is left to ask the service for, and its cost; nothing is sent."""
-        pairs = [list(self._pairs(group)) for group in groups]
         with Journal(self.journal_path) as journal:
-            kept = journal.read({pair for row in pairs for pair in row})
-        requests = self._requests(groups, pairs, kept)
-        num_pairs = sum(len(request.passages) for request in requests)
+            _, _, requests = self._plan(groups, journal)
+        num_pairs = sum(len(request.pairs) for request in requests)
         cost = self.budget.cost(len(requests), num_pairs) if self.budget.has_price else None
         return Estimate(num_pairs, len(requests), cost)
 
+    def _plan(
+        self, groups: Sequence[Mapping[str, Any]], journal: Journal
+    ) -> tuple[list[list[bytes]], dict[bytes, float], list[Request]]:
+        """The digests of each group's pairs, the scores that are kept of them, and the requests for the others."""
+        pairs = [list(self._pairs(group)) for group in groups]
+        kept = journal.read({pair for row in pairs for pair in row})
+        return pairs, kept, self._requests(groups, pairs, kept)
+
     def _ask(self, requests: list[Request], journal: Journal, *, num_kept: int) -> dict[bytes, float]:
-        num_pairs = sum(len(request.passages) for request in requests)
+        num_pairs = sum(len(request.pairs) for request in requests)
         wanted = self.budget.report(len(requests), num_pairs)
         logger.info("asking %s: %s; %d pairs are in %s", shown(self.url), wanted, num_kept, self.journal_path)
         hidden = num_pairs <= MANY_PAIRS if self.show_progress_bar is None else not self.show_progress_bar
@@ -148,7 +152,6 @@ class EndpointTeacher:
             with bar, Sender(self.url, **self._sending) as sender:
                 asking = Asking(
                     self.api,
-                    self.model,
                     sender=sender,
                     journal=journal,
                     budget=self.budget,
@@ -194,8 +197,9 @@ class EndpointTeacher:
         requests = []
         for (query, instruction, _), found in wanted.items():
             for start in range(0, len(found), self.api.max_passages):
-                part = list(found.items())[start : start + self.api.max_passages]
-                requests.append(Request(query, instruction, [text for _, text in part], [pair for pair, _ in part]))
+                part = dict(list(found.items())[start : start + self.api.max_passages])
+                body = self.api.body(query, list(part.values()), instruction)
+                requests.append(Request(body if self.model is None else {**body, "model": self.model}, list(part)))
         return requests
 
     def _scaled(self, score: float) -> float:

@@ -21,9 +21,8 @@ WRONG = Failure("status 400: no such model", again=False)
 
 
 def request(number, size=2):
-    return Request(
-        f"q{number}", None, [f"p{place}" for place in range(size)], [bytes([number, p]) for p in range(size)]
-    )
+    body = {"query": f"q{number}", "documents": [f"p{place}" for place in range(size)]}
+    return Request(body, [bytes([number, place]) for place in range(size)])
 
 
 class Desk:
@@ -59,7 +58,6 @@ def ask(requests, desk, journal, *, budget=None, max_retries=3, backoff=0.001, a
     api, retries = RerankApi.named("cohere"), Retries(max_retries, backoff)
     asked = Asking(
         api,
-        "a-model",
         sender=desk,
         journal=journal,
         budget=budget or Budget(),
@@ -203,13 +201,12 @@ def test_an_answer_that_cannot_be_read_ends_the_run_and_the_others_are_kept(jour
     assert kept(journal, request(0)) == 2
 
 
-def test_the_model_stands_in_every_request(journal, monkeypatch):
-    desk, bodies = Desk(), []
-    send = desk.send
-    monkeypatch.setattr(desk, "send", lambda body: bodies.append(body) or send(body))
-    ask([request(0)], desk, journal)
+def test_waiting_takes_no_processor_time(journal):
+    desk = Desk({"q0": [CUT]}, seconds=0.3)  # q0 is due again while q1 and q2 take all places
+    before = time.process_time()
+    ask([request(number) for number in range(4)], desk, journal)
 
-    assert bodies == [{"model": "a-model", "query": "q0", "documents": ["p0", "p1"]}]
+    assert time.process_time() - before < 0.2
 
 
 def test_the_longest_wait_is_within_reason():

@@ -131,6 +131,23 @@ def test_another_model_or_other_settings_are_asked_anew(other, tmp_path):
         assert teachers[0].journal_path != teachers[1].journal_path
 
 
+def test_the_model_stands_in_every_request(tmp_path):
+    with Service(lengths) as service:
+        for model in ("a-model", None):
+            EndpointTeacher(service.url("/tei"), api="tei", model=model, journal_dir=tmp_path, **QUICK).score(GROUPS)
+
+    assert [body.get("model") for body in service.bodies] == ["a-model", "a-model", None, None]
+
+
+def test_a_row_that_cannot_be_asked_about_is_refused_before_anything_is_sent(tmp_path):
+    rows = [*GROUPS, {"query": "q", "passages": ["p"], "instruction": "Refute"}]
+    with Service(lengths) as service:
+        teacher = EndpointTeacher(service.url("/tei"), api="tei", journal_dir=tmp_path, **QUICK)
+        with pytest.raises(ValueError, match="the instruction 'Refute', and the service has no place for it"):
+            teacher.score(rows)
+        assert service.bodies == []
+
+
 def test_a_pair_with_another_instruction_is_asked_anew(tmp_path):
     api = RerankApi.named("tei", query_template="{instruction}{query}", instruction="")
     rows = [
