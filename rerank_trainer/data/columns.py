@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rerank_trainer.data.leaves import columns_of, is_json, is_list, read_columns
+from rerank_trainer.data.rankings import fault_of_permutation
 
 _BATCH_SIZE = 1000
 _NUMBERS = ("int", "uint", "float", "bool")
@@ -32,6 +33,7 @@ class Role:
         may_be_empty: Whether that list may be empty.
         minimum: The smallest number allowed.
         above: Numbers must be greater than this.
+        may_be_text: Whether a text may stand for the list, see :func:`rerank_trainer.data.leaves.read_columns`.
     """
 
     holds: str
@@ -39,6 +41,7 @@ class Role:
     may_be_empty: bool = False
     minimum: float | None = None
     above: float | None = None
+    may_be_text: bool = False
 
     @property
     def expected(self) -> str:
@@ -77,6 +80,8 @@ ROLES: Mapping[str, Role] = {
     "neg_ids": Role("id", is_list=True),
     "pos_scores": Role("number", is_list=True),
     "neg_scores": Role("number", is_list=True),
+    # Places of the passages, counted from 1, best first.
+    "permutation": Role("number", is_list=True, may_be_text=True),
     "passage_id": Role("id"),
     "positive_id": Role("id"),
     "negative_id": Role("id"),
@@ -141,7 +146,7 @@ def fits(feature: Any, role: str) -> bool:
         return True
     if ROLES[role].is_list:
         if not is_list(feature):
-            return False
+            return ROLES[role].may_be_text and fits(feature, "note")
         feature = feature.feature
     if _is_null(feature):
         return True
@@ -179,6 +184,7 @@ def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str], *, first_row
         lengths = {name: _check_column(column, name, roles[name], row) for name, column in columns.items()}
         _check_empty_groups(lengths, roles, row)
         _check_lengths(lengths, roles, row)
+        _check_permutations(columns, lengths, roles, row)
         row += table.num_rows
 
 
@@ -247,6 +253,23 @@ def _check_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str], first_r
                     f"{num_texts}: one for the positive and one for each of the {num_texts - 1} negatives. "
                     "Margins over one positive can be written as scores: [0, -margin_1, -margin_2, ...]."
                 )
+
+
+def _check_permutations(
+    columns: Mapping[str, Any], lengths: Mapping[str, Any], roles: Mapping[str, str], first_row: int
+) -> None:
+    named = {role: name for name, role in roles.items()}
+    if "permutation" not in named:
+        return
+    name = named["permutation"]
+    nums_passages = lengths[named["passages"]].to_pylist()
+    for row, (places, num_passages) in enumerate(zip(columns[name].to_pylist(), nums_passages, strict=True)):
+        fault = fault_of_permutation(places, num_passages)
+        if fault is not None:
+            raise ValueError(
+                f"row {first_row + row}, column {name!r}: found {fault}. Name each passage once, by its place in "
+                f"{named['passages']!r}, best first; those that are left out share the last rank."
+            )
 
 
 def _unexpected(values: Any, wanted: Role) -> Any:

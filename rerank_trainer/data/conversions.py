@@ -20,6 +20,7 @@ from datasets.fingerprint import Hasher
 
 from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, group_features
 from rerank_trainer.data.leaves import TITLES, columns_of, read_columns
+from rerank_trainer.data.rankings import minus_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -119,10 +120,32 @@ def from_candidate_ids(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> d
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         groups = {"passage_ids": [_converted(of_row, "passage_ids") for of_row in batch[ids]]}
         if ranked:
-            groups["teacher_scores"] = [[-float(rank) for rank in range(1, len(row) + 1)] for row in batch[ids]]
+            groups["teacher_scores"] = [minus_ranks(range(len(row)), range(len(row))) for row in batch[ids]]
         return groups
 
     return _map(dataset, roles, convert, ["passage_ids", *(["teacher_scores"] if ranked else [])])
+
+
+def from_best_first(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of passages that stand in a teacher's order, best first: minus the ranks as teacher scores."""
+    passages = names_of(roles, "passages")[0]
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        places = [range(len(texts)) for texts in batch[passages]]
+        return {"teacher_scores": [minus_ranks(of_row, of_row) for of_row in places]}
+
+    return _map(dataset, roles, convert, ["teacher_scores"])
+
+
+def from_permutations(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of passages whose order is given by their places, counted from 1: minus the ranks as teacher scores."""
+    passages, permutation = names_of(roles, "passages")[0], names_of(roles, "permutation")[0]
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        of_rows = zip(batch[permutation], batch[passages], strict=True)
+        return {"teacher_scores": [minus_ranks(ranking, range(1, len(texts) + 1)) for ranking, texts in of_rows]}
+
+    return _map(dataset, roles, convert, ["teacher_scores"])
 
 
 def from_bare_pairs(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:

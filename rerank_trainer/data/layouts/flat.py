@@ -11,11 +11,13 @@ from rerank_trainer.data.conversions import (
     from_bare_pairs,
     from_labelled_pairs,
     from_n_tuples,
+    from_permutations,
     from_positives_and_negatives,
     names_of,
     rename,
 )
 from rerank_trainer.data.layouts.layout import (
+    LABEL,
     OF_LIST,
     OF_QUERY,
     PASSAGE,
@@ -48,16 +50,27 @@ def _recognise_groups(features: Features, scores_are: str | None) -> Roles | Non
     if not {"query", "passages"} <= roles.keys() or not {"labels", "teacher_scores"} & roles.keys():
         return None
     # With `scores` beside them somebody has to say what those are: a labelled list.
-    return None if any(has(features, name, "teacher_scores") for name in SCORE) else roles
+    if any(has(features, name, "teacher_scores") for name in SCORE) or _recognise_permutation(features, scores_are):
+        return None
+    return roles
 
 
 def _recognise_labelled_list(features: Features, scores_are: str | None) -> Roles | None:
-    if _recognise_groups(features, scores_are) or not any(has(features, n, "teacher_scores") for n in RELEVANCE):
+    if _recognise_groups(features, scores_are) or _recognise_permutation(features, scores_are):
+        return None
+    if not any(has(features, name, "teacher_scores") for name in RELEVANCE):
         return None
     if one(features, PASSAGES, "passages") is None or one(features, QUERY, "query") is None:
         return None
     roles = taken(features, {"query": QUERY, "passages": PASSAGES})
     return roles | relevance(features, "labels", "teacher_scores", scores_are)
+
+
+def _recognise_permutation(features: Features, scores_are: str | None) -> Roles | None:
+    roles = taken(features, {"query": QUERY, "passages": PASSAGES, "labels": LABEL})
+    if not {"query", "passages"} <= set(roles.values()) or not has(features, "permutation", "permutation"):
+        return None
+    return roles | {"permutation": "permutation"}
 
 
 def _recognise_labelled_pairs(features: Features, scores_are: str | None) -> Roles | None:
@@ -184,6 +197,14 @@ FLAT = (
         "query, docs|documents|passages (list of text), labels|scores (list of numbers)",
         _recognise_labelled_list,
         rename,
+        keeps=(*OF_QUERY, *OF_LIST),
+    ),
+    Layout(
+        "permutation",
+        "query, docs|documents|passages (list of text), permutation (a text such as '[2] > [1] > [3]', or a list of "
+        "places counted from 1, best first), optionally labels",
+        _recognise_permutation,
+        from_permutations,
         keeps=(*OF_QUERY, *OF_LIST),
     ),
     Layout(
