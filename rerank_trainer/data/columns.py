@@ -146,7 +146,7 @@ def fits(feature: Any, role: str) -> bool:
         return True
     if ROLES[role].is_list:
         if not is_list(feature):
-            return ROLES[role].may_be_text and fits(feature, "note")
+            return ROLES[role].may_be_text and fits(feature, "query")
         feature = feature.feature
     if _is_null(feature):
         return True

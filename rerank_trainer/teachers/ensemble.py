@@ -56,9 +56,9 @@ class EnsembleTeacher:
             :class:`~rerank_trainer.teachers.column.ColumnTeacher` reads scores that stand in the rows.
         weights: One a member, 0 or more, with the sum 1; see :func:`~rerank_trainer.teachers.weights.fit_weights`.
             None weighs all alike.
-        normalize: "zscore" (mean 0, standard deviation 1), "rank" (:func:`centred_ranks`), None (scores as they are, for
-            members of one scale), or a function from the scores of a group, ``(num_passages,)``, to as many; or a list
-            of these, one a member.
+        normalize: "zscore" (mean 0, standard deviation 1), "rank" (:func:`centred_ranks`), None (members of one scale,
+            as they are), or a function from the scores of a group, ``(num_passages,)``, to as many; or a list of these,
+            one a member.
         device: Where members given by name are put; None takes the accelerator, if there is one.
 
     Attributes:
@@ -154,7 +154,8 @@ def normalizations(
             near = difflib.get_close_matches(name, NORMALIZATIONS, n=1, cutoff=0.3)
             meant = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"normalize={name!r}: expected one of {[*NORMALIZATIONS]}, None, or a function of a group's scores.{meant}"
+                f"normalize={name!r}: expected one of {[*NORMALIZATIONS]}, None, or a function of a group's scores."
+                + meant
             )
         found.append(NORMALIZATIONS[name] if isinstance(name, str) else name)
     return found
@@ -163,7 +164,7 @@ def normalizations(
 def open_teachers(
     teachers: Sequence[str | Path | Reranker | Teacher], *, device: torch.device | str | None = None
 ) -> list[Teacher]:
-    """Teachers from names, rerankers and teachers; those given by name on this device, None = the accelerator if any."""
+    """Teachers from names, rerankers and teachers; names are opened on the device, None = the accelerator if any."""
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     return [as_teacher(teacher, device=device) for teacher in teachers]
@@ -193,8 +194,8 @@ def _common_scale(members: Sequence[Teacher], normalize_fns: Sequence[NormalizeF
     scales = [member.scale for member in members]
     if len(set(scales)) > 1 or scales[0] == "rank":
         raise ValueError(
-            f"normalize=None averages scores as they are, and the members' scales are {scales}: expected one scale, and "
-            'no ranks. Take normalize="rank" or "zscore".'
+            f"normalize=None averages scores as they are, and the members' scales are {scales}: expected one scale, "
+            'and no ranks. Take normalize="rank" or "zscore".'
         )
     return scales[0]
 

@@ -24,8 +24,8 @@ class RankingTeacher:
     that hold their ranking themselves need no teacher; ``docs/data_formats.md`` shows what they may look like.
 
     Args:
-        rankings: For each query its passages, best first; or a text such as "[2] > [1] > [3]", the places of the group's
-            passages, counted from 1.
+        rankings: For each query its passages, best first; or a text such as "[2] > [1] > [3]", the places of the
+            group's passages, counted from 1.
         by: What names queries and passages: "id" (the columns ``query_id`` and ``passage_ids``) or "text".
 
     Raises:
@@ -74,8 +74,8 @@ class RankingTeacher:
         ranking = self.rankings.get(query)
         if ranking is None:
             raise ValueError(
-                f"{self.columns[0]} {query!r}: none of the {len(self.rankings)} rankings is of it. Add it, or leave the "
-                "group out."
+                f"{self.columns[0]} {query!r}: none of the {len(self.rankings)} rankings is of it. Add it, or leave "
+                "the group out."
             )
         if isinstance(ranking, tuple):  # places
             num_passages = len(group["passages"])
@@ -86,10 +86,8 @@ class RankingTeacher:
         entries = read_column(group, self.columns[1], self)
         if set(entries).isdisjoint(ranking):
             raise ValueError(
-                f"{self.columns[0]} {query!r}: its ranking names none of the group's {self.columns[1]}, which begin with "
-                f"{entries[0]!r}; the ranking begins with {ranking[0]!r}. Name passages alike in both."
-                if entries and ranking
-                else f"{self.columns[0]} {query!r}: the group or its ranking is empty. Leave the group out."
+                f"{self.columns[0]} {query!r}: its ranking {ranking[:2]} ... names none of the group's "
+                f"{self.columns[1]}, {entries[:2]} ... Name passages alike in both, or leave the group out."
             )
         return minus_ranks(ranking, entries)
 

@@ -25,9 +25,9 @@ class SimilarityTeacher:
 
     A passage that says almost what a positive says, and was not labelled, is no longer pushed away as far as one that
     has nothing to do with it: label smoothing that knows the texts. Adapted from ReffAKD (Doshi and Kim, 2024,
-    https://arxiv.org/abs/2404.09886), which takes the similarities of classes, from the codes of an autoencoder, as soft
-    labels of images, and also raises the true class above the others. Mined negatives are similar to positives because
-    they were chosen so, hence the soft labels belong beside the labels, with a small weight: 0.1 or 0.2.
+    https://arxiv.org/abs/2404.09886), which takes the similarities of classes, from the codes of an autoencoder, as
+    soft labels of images, and also raises the true class above the others. Mined negatives are similar to positives
+    because they were chosen so, hence the soft labels belong beside the labels, with a small weight: 0.1 or 0.2.
 
     Args:
         encoder: What makes a vector of each text: a ``SentenceTransformer``, its Hub id or folder, a
@@ -36,7 +36,7 @@ class SimilarityTeacher:
         fingerprint: Of a function: a text that changes whenever its vectors could.
 
     Raises:
-        ValueError: If the margin is not above 0, or a function comes without a fingerprint, or another encoder with one.
+        ValueError: If the margin is not above 0, a function comes without a fingerprint, or another encoder with one.
 
     >>> vectors = {"2": [1.0, 0.0], "two": [0.8, 0.6], "a fish": [0.0, 1.0]}
     >>> teacher = SimilarityTeacher(lambda texts: [vectors[text] for text in texts], fingerprint="three vectors")
@@ -48,7 +48,11 @@ class SimilarityTeacher:
     columns = ("labels",)
 
     def __init__(
-        self, encoder: str | Path | nn.Module | TfidfEncoder | EncodeFn, *, margin: float = 0.1, fingerprint: str | None = None
+        self,
+        encoder: str | Path | nn.Module | TfidfEncoder | EncodeFn,
+        *,
+        margin: float = 0.1,
+        fingerprint: str | None = None,
     ) -> None:
         if not 0 < margin < np.inf:
             raise ValueError(f"margin={margin}: expected a number above 0, so that no passage equals a positive")
@@ -61,8 +65,9 @@ class SimilarityTeacher:
         is_function = not isinstance(encoder, nn.Module | TfidfEncoder)
         if is_function is (fingerprint is None):
             raise ValueError(
-                f"fingerprint={fingerprint!r} with {encoder!r}: scores are stored under the name of what made them. Give a "
-                "function a fingerprint, a text that changes whenever its vectors could; other encoders have their own."
+                f"fingerprint={fingerprint!r} with {encoder!r}: scores are stored under the name of what made them. "
+                "Give a function a fingerprint, a text that changes whenever its vectors could; other encoders have "
+                "their own."
             )
         self.encode_fn = encoder if is_function else _encode_fn(encoder)
         own = fingerprint if is_function else _fingerprint(encoder)

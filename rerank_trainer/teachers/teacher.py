@@ -11,12 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from rerank_trainer.models.adapters import adapter_settings
 from rerank_trainer.models.chains import chain_settings
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
-
 
 TEXT_COLUMNS = ("query", "passages", "instruction")  # that every teacher is given, the last where the groups have it
 
@@ -148,6 +148,7 @@ def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None,
     )
     digest.update(repr(settings).encode())
     digest.update(chain_settings(reranker.model).encode())
+    digest.update(adapter_settings(reranker.model).encode())
     return digest.hexdigest()
 
 

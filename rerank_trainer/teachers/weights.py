@@ -37,11 +37,12 @@ def fit_weights(
               \log \operatorname{softmax} \Big( \sum_m c_m z_m \Big)_i + \frac{\lambda}{2} \|c\|^2, \quad
               w = c / \textstyle\sum_m c_m
 
-    This is the conditional logit (McFadden, 1974) of the teachers' scores. It is convex, and strictly so by the small
-    penalty, so there is one answer, whatever the start; it is found by an accelerated projected gradient method
-    (https://en.wikipedia.org/wiki/Proximal_gradient_method) in float64, without chance. The sum of the coefficients is
-    the sharpness of the ensemble and is left to the ``teacher_temperature``. A teacher that adds nothing to the others
-    gets the weight 0, and teachers that say the same share theirs.
+    where each z is divided by its mean standard deviation within the groups, for the penalty to know no scale. This is
+    McFadden's conditional logit (https://en.wikipedia.org/wiki/Discrete_choice) of the teachers' scores. It is convex,
+    and strictly so by the small penalty, so there is one answer, whatever the start; it is found by an accelerated
+    projected gradient method (https://en.wikipedia.org/wiki/Proximal_gradient_method) in float64, without chance. The
+    sum of the coefficients is the sharpness of the ensemble and is left to the ``teacher_temperature``. A teacher that
+    adds nothing to the others gets the weight 0, and teachers that say the same share theirs.
 
     Some hundred groups are enough for so few numbers. They must be others than those the teachers, or the student, are
     trained on.
@@ -85,7 +86,10 @@ def fit_weights(
         )
     weights = tuple((coefficients / coefficients.sum()).tolist())
     logger.info(
-        "weights of the ensemble, fitted on %d of %d groups: %s", len(usable), len(groups), [f"{w:.3f}" for w in weights]
+        "weights of the ensemble, fitted on %d of %d groups: %s",
+        len(usable),
+        len(groups),
+        [f"{w:.3f}" for w in weights],
     )
     return weights
 

@@ -174,7 +174,7 @@ class DistillRerankTrainer(RerankTrainer):
 
 
 def _scale_of(groups: datasets.Dataset | datasets.IterableDataset) -> str | None:
-    """The scale of the groups' teacher scores where these say it themselves: ranks, as layouts of rankings give them."""
+    """The scale of teacher scores that say it themselves: ranks, as the layouts of rankings give them."""
     is_ranking = isinstance(groups, datasets.Dataset) and hold_minus_ranks(groups["teacher_scores"])
     return "rank" if is_ranking else None
 

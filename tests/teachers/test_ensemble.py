@@ -144,13 +144,13 @@ def test_two_teachers_with_noise_of_their_own_are_better_together(tmp_path):
 
 def test_fitted_weights_leave_a_bad_teacher_out_where_equal_weights_suffer(tmp_path):
     dev, unseen = taught_groups(300, seed=1), taught_groups(1000, seed=2)
-    members = columns("one", "noisy", "bad")
+    members = columns("one", "other", "noisy", "bad")
     weights = fit_weights(members, dev, cache_dir=tmp_path)
     fitted = accuracy(unseen, EnsembleTeacher(members, weights=weights), tmp_path)
 
-    assert weights[0] > 0.7 and weights[1] > 0.02 and weights[2] < 0.05
+    assert min(weights[:2]) > 0.4 and 0.02 < weights[2] < 0.15 and weights[3] < 0.05
     assert fitted > accuracy(unseen, EnsembleTeacher(members), tmp_path) + 0.05
-    assert fitted > accuracy(unseen, ColumnTeacher("one"), tmp_path) - 0.01
+    assert fitted > accuracy(unseen, ColumnTeacher("one"), tmp_path) + 0.05
 
 
 def test_fitted_weights_are_those_that_the_labels_were_drawn_by(tmp_path):
@@ -169,9 +169,10 @@ def test_fitted_weights_are_those_of_another_optimiser(tmp_path):
     labels = np.array(groups["labels"])
 
     def objective(coefficients):
-        return -(labels * log_softmax(features @ coefficients, axis=1)).sum() / len(labels) + 5e-4 * (
-            coefficients**2
-        ).sum()
+        return (
+            -(labels * log_softmax(features @ coefficients, axis=1)).sum() / len(labels)
+            + 5e-4 * (coefficients**2).sum()
+        )
 
     best = minimize(objective, np.zeros(3), bounds=[(0, None)] * 3, options={"ftol": 1e-15, "gtol": 1e-10}).x / units
     fitted = fit_weights(columns(*names), groups, normalize=None, cache_dir=tmp_path)

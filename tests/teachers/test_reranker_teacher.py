@@ -13,6 +13,9 @@ from tests.models.test_adapters import trained
 from tests.tiny_language_models import saved_language_model
 from tests.tiny_models import TEXTS, tiny_model
 
+# peft asks a model by a name that transformers has given up
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
 GROUPS = [{"query": TEXTS[0], "passages": TEXTS[1:4]}, {"query": TEXTS[3], "passages": TEXTS[:2]}]
 PAIRS = [(group["query"], passage) for group in GROUPS for passage in group["passages"]]
 
@@ -68,7 +71,9 @@ def test_each_way_to_open_a_reranker_has_a_fingerprint_of_its_own(folders):
 def test_the_prompt_is_part_of_the_fingerprint(folders):
     prompts = (None, Prompt("Query: {query} Document: {passage} Fits:</s>"))
     options = {"head": "monot5"}
-    made = {RerankerTeacher(Reranker.from_pretrained(folders["seq2seq"], prompt=p, **options)).fingerprint for p in prompts}
+    made = {
+        RerankerTeacher(Reranker.from_pretrained(folders["seq2seq"], prompt=p, **options)).fingerprint for p in prompts
+    }
 
     assert len(made) == 2
 
