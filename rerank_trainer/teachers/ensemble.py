@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.teacher import Teacher, as_teacher, columns_read
 
-Scores = NDArray[np.float64]
+Scores: TypeAlias = NDArray[np.float64]
 NormalizeFn = Callable[[Scores], Scores]
 
 

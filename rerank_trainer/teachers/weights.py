@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -72,7 +73,7 @@ def fit_weights(
     if "labels" not in groups.column_names:
         raise ValueError(f"weights are fitted on labels, and the groups have only the columns {groups.column_names}")
     members = open_teachers(teachers)
-    options = {"cache_dir": cache_dir, "show_progress_bar": show_progress_bar}
+    options: dict[str, Any] = {"cache_dir": cache_dir, "show_progress_bar": show_progress_bar}
     of_members = [stored_scores(groups, member, **options) for member in members]
     pairs = zip(normalized(of_members, normalize_fns), map(np.asarray, groups["labels"]), strict=True)
     usable = [(features, labels / labels.sum()) for features, labels in pairs if labels.any() and np.ptp(labels) > 0]
@@ -98,10 +99,10 @@ def _fitted(groups: Sequence[tuple[Scores, Scores]]) -> Scores:
     """The coefficients, from the features ``(num_members, num_passages)`` and the labels' shares of each group."""
     size = max(len(shares) for _, shares in groups)
     features = np.zeros((len(groups), len(groups[0][0]), size))
-    shares, real = np.zeros((len(groups), size)), np.zeros((len(groups), size), dtype=bool)
+    shares = np.zeros((len(groups), size))
+    real = np.arange(size) < np.array([[len(labels)] for _, labels in groups])
     for index, (of_group, labels) in enumerate(groups):
         features[index, :, : len(labels)], shares[index, : len(labels)] = of_group, labels
-        real[index, : len(labels)] = True
     # in units of each member's own spread, so that the penalty knows no scale
     deviations = np.stack([of_group.std(axis=1) for of_group, _ in groups])
     units = deviations.mean(axis=0)

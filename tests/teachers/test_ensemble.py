@@ -177,13 +177,20 @@ def test_fitted_weights_are_those_of_another_optimiser(tmp_path):
     best = minimize(objective, np.zeros(3), bounds=[(0, None)] * 3, options={"ftol": 1e-15, "gtol": 1e-10}).x / units
     fitted = fit_weights(columns(*names), groups, normalize=None, cache_dir=tmp_path)
 
-    assert fitted == pytest.approx(best / best.sum(), abs=1e-4)
+    assert fitted == pytest.approx(best / best.sum(), abs=1e-6)
 
 
 def test_teachers_that_say_the_same_share_their_weight(tmp_path):
     weights = fit_weights(columns("one", "one", "other"), taught_groups(300), cache_dir=tmp_path)
 
     assert weights[0] == pytest.approx(weights[1]) and sum(weights) == pytest.approx(1)
+
+
+def test_a_teacher_that_orders_the_wrong_way_gets_the_weight_0_and_not_less(tmp_path):
+    groups = taught_groups(200)
+    groups = groups.add_column("reversed", [[-score for score in row] for row in groups["other"]])
+
+    assert fit_weights(columns("one", "reversed"), groups, cache_dir=tmp_path) == (1.0, 0.0)
 
 
 def test_a_teacher_without_mistakes_has_finite_weights(tmp_path):
