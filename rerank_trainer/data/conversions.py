@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 # Column or leaf -> role, a key of ROLES. Only `negative` and `negative_id` may be the role of several columns.
 Roles = dict[str, str]
 
+_RANKS = "the order of %s becomes teacher_scores -1, -2, ...: minus the rank, which are no logits"
 _ONE_TO_MANY = {
     "passage": "passages",
     "passage_id": "passage_ids",
@@ -115,7 +116,7 @@ def from_candidate_ids(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> d
     ids = names_of(roles, "candidate_ids")[0]
     ranked = not {"labels", "teacher_scores"} & set(roles.values())
     if ranked:
-        logger.info("the order of %s becomes teacher_scores -1, -2, ...: minus the rank, which are no logits", ids)
+        logger.info(_RANKS, ids)
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         groups = {"passage_ids": [_converted(of_row, "passage_ids") for of_row in batch[ids]]}
@@ -129,6 +130,7 @@ def from_candidate_ids(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> d
 def from_best_first(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
     """Groups of passages that stand in a teacher's order, best first: minus the ranks as teacher scores."""
     passages = names_of(roles, "passages")[0]
+    logger.info(_RANKS, passages)
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         places = [range(len(texts)) for texts in batch[passages]]
