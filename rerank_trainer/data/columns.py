@@ -129,6 +129,23 @@ GROUP_FEATURES: Mapping[str, Any] = {
     "passage_weights": datasets.List(_FLOAT),
 }
 
+# Begins the column of one of several teachers, ``teacher_scores_<name>``; it is a role of its own, like that of one.
+_OF_NAMED_TEACHER = "teacher_scores_"
+
+
+def is_of_named_teacher(name: str) -> bool:
+    """Whether a column or role is one teacher's of several.
+
+    >>> is_of_named_teacher("teacher_scores_large"), is_of_named_teacher("teacher_scores")
+    (True, False)
+    """
+    return len(name) > len(_OF_NAMED_TEACHER) and name.startswith(_OF_NAMED_TEACHER)
+
+
+def role_of(name: str) -> Role:
+    """What a column must hold in the role of this name."""
+    return ROLES["teacher_scores" if is_of_named_teacher(name) else name]
+
 
 def group_features(columns: Iterable[str]) -> datasets.Features:
     """The features of a data set of groups that has these columns, in the contract's order.
@@ -136,25 +153,28 @@ def group_features(columns: Iterable[str]) -> datasets.Features:
     >>> group_features(["labels", "query"])
     {'query': Value('string'), 'labels': List(Value('float64'))}
     """
-    present = set(columns)
-    return datasets.Features({name: feature for name, feature in GROUP_FEATURES.items() if name in present})
+    present = dict.fromkeys(columns)
+    features = {name: feature for name, feature in GROUP_FEATURES.items() if name in present}
+    return datasets.Features(
+        features | {name: GROUP_FEATURES["teacher_scores"] for name in present if is_of_named_teacher(name)}
+    )
 
 
 def fits(feature: Any, role: str) -> bool:
     """Whether a column of this type can play the role; a column of nothing but None can, for the check to name it."""
     if _is_null(feature):
         return True
-    if ROLES[role].is_list:
+    if role_of(role).is_list:
         if not is_list(feature):
-            return ROLES[role].may_be_text and fits(feature, "query")
+            return role_of(role).may_be_text and fits(feature, "query")
         feature = feature.feature
     if _is_null(feature):
         return True
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
         return False
-    if ROLES[role].holds == "number":
+    if role_of(role).holds == "number":
         return str(feature.dtype).startswith(_NUMBERS)
-    texts = ("string", "large_string", "int", "uint") if ROLES[role].holds == "id" else ("string", "large_string")
+    texts = ("string", "large_string", "int", "uint") if role_of(role).holds == "id" else ("string", "large_string")
     return str(feature.dtype).startswith(texts)
 
 
@@ -190,7 +210,7 @@ def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str], *, first_row
 
 def _check_column(column: Any, name: str, role: str, first_row: int) -> Any:
     """Check one column of a batch; returns the length of each row's list, None for a column without lists."""
-    wanted = ROLES[role]
+    wanted = role_of(role)
     expected = f"a list with {wanted.expected} as each entry" if wanted.is_list else wanted.expected
     row = _first(pc.is_null(column))
     if row is not None:
@@ -234,7 +254,7 @@ def _check_empty_groups(lengths: Mapping[str, Any], roles: Mapping[str, str], fi
 
 def _check_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str], first_row: int) -> None:
     named = {role: name for name, role in roles.items()}
-    for one, other in _SAME_LENGTH:
+    for one, other in (*_SAME_LENGTH, *(("passages", role) for role in named if is_of_named_teacher(role))):
         if one in named and other in named:
             wanted, found = lengths[named[one]], lengths[named[other]]
             row = _first(pc.not_equal(pc.cast(wanted, pa.int64()), pc.cast(found, pa.int64())))

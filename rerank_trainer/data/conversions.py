@@ -18,7 +18,7 @@ import datasets
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
-from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, group_features
+from rerank_trainer.data.columns import GROUP_FEATURES, group_features, is_of_named_teacher, role_of
 from rerank_trainer.data.leaves import TITLES, columns_of, read_columns
 from rerank_trainer.data.rankings import minus_ranks
 
@@ -247,7 +247,7 @@ def _map(
 
     With a fingerprint (for functions that are too large to hash) nothing is read from the cache of earlier sessions.
     """
-    kept = {name: role for name, role in roles.items() if role in GROUP_FEATURES}
+    kept = {name: role for name, role in roles.items() if role in GROUP_FEATURES or is_of_named_teacher(role)}
     columns, features = columns_of(roles, dataset.column_names), group_features([*kept.values(), *made])
 
     def make(table: Any, indices: list[int]) -> Any:
@@ -274,5 +274,5 @@ def _read(table: Any, roles: Roles) -> dict[str, list[Any]]:
 
 def _converted(value: Any, role: str) -> Any:
     """The value, or each entry of the list, as a group holds it: ids as text, numbers as float."""
-    convert: Callable[[Any], Any] = {"id": str, "number": float}.get(ROLES[role].holds, lambda text: text)
-    return [convert(entry) for entry in value] if ROLES[role].is_list else convert(value)
+    convert: Callable[[Any], Any] = {"id": str, "number": float}.get(role_of(role).holds, lambda text: text)
+    return [convert(entry) for entry in value] if role_of(role).is_list else convert(value)

@@ -29,6 +29,18 @@ def test_an_ensemble_of_a_reranker_and_the_rows_own_scores_teaches(make_args):
     assert trainer.train().training_loss > 0
 
 
+def test_columns_of_several_teachers_reach_an_ensemble(make_args):
+    own = np.random.default_rng(0).normal(size=(2, 8, 6))
+    rows = (
+        word_groups(8).add_column("teacher_scores_a", own[0].tolist()).add_column("teacher_scores_b", own[1].tolist())
+    )
+    teacher = EnsembleTeacher([ColumnTeacher("teacher_scores_a"), ColumnTeacher("teacher_scores_b")], normalize=None)
+    trainer = DistillRerankTrainer(small_reranker(), make_args(), teacher=teacher, train_dataset=rows)
+
+    np.testing.assert_allclose(trainer.train_dataset.groups["teacher_scores"], own.mean(axis=0), atol=1e-6)
+    assert trainer.train().training_loss > 0
+
+
 def test_soft_labels_teach_beside_the_labels(make_args):
     groups = word_groups(8)
     encoder = TfidfEncoder(passage for passages in groups["passages"] for passage in passages)

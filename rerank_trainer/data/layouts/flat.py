@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rerank_trainer.data.columns import fits
+from rerank_trainer.data.columns import fits, is_of_named_teacher
 from rerank_trainer.data.conversions import (
     Roles,
     from_bare_pairs,
@@ -47,7 +47,8 @@ _WITH_NEGATIVES = (*RELEVANCE, "pos", "neg", "rejected_response", "negatives")
 
 def _recognise_groups(features: Features, scores_are: str | None) -> Roles | None:
     roles = {name: name for name in ("query", "passages", "labels", "teacher_scores") if has(features, name, name)}
-    if not {"query", "passages"} <= roles.keys() or not {"labels", "teacher_scores"} & roles.keys():
+    scored = any(is_of_named_teacher(name) and fits(feature, name) for name, feature in features.items())
+    if not {"query", "passages"} <= roles.keys() or not ({"labels", "teacher_scores"} & roles.keys() or scored):
         return None
     # With `scores` beside them somebody has to say what those are: a labelled list.
     if any(has(features, name, "teacher_scores") for name in SCORE) or _recognise_permutation(features, scores_are):
@@ -187,7 +188,8 @@ def _negatives(features: Features) -> list[str]:
 FLAT = (
     Layout(
         "groups",
-        "query, passages (list of text), labels and/or teacher_scores (lists of numbers)",
+        "query, passages (list of text), labels and/or teacher_scores, or teacher_scores_<name> of several teachers "
+        "(lists of numbers)",
         _recognise_groups,
         rename,
         keeps=(*OF_QUERY, *OF_LIST),
