@@ -24,7 +24,7 @@ from rerank_trainer.data.rankings import minus_ranks
 
 logger = logging.getLogger(__name__)
 
-# Column or leaf -> role, a key of ROLES. Only `negative` and `negative_id` may be the role of several columns.
+# Column or leaf -> role, as `role_of` knows it. Only `negative` and `negative_id` may be the role of several columns.
 Roles = dict[str, str]
 
 _RANKS = "the order of %s becomes teacher_scores -1, -2, ...: minus the rank, which are no logits"

@@ -25,7 +25,7 @@ def parts_that_read_distances(objective: Objective) -> list[str]:
     ]
 
 
-def require_distances(objective: Objective, scale: str | None) -> None:
+def refuse_distances_of_ranks(objective: Objective, scale: str | None) -> None:
     """Refuse to compare with distances between ranks.
 
     Args:

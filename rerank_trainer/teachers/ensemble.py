@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -57,8 +57,8 @@ class EnsembleTeacher:
         weights: One a member, 0 or more, with the sum 1; see :func:`~rerank_trainer.teachers.weights.fit_weights`.
             None weighs all alike.
         normalize: "zscore" (mean 0, standard deviation 1), "rank" (:func:`centred_ranks`), None (members of one scale,
-            as they are), or a function from the scores of a group, ``(num_passages,)``, to as many; or a list of these,
-            one a member.
+            as they are), or a function from the scores of a group, ``(num_passages,)``, to as many, which the
+            fingerprint knows by its name; or a list of these, one a member.
         device: Where members given by name are put; None takes the accelerator, if there is one.
 
     Attributes:
@@ -120,9 +120,9 @@ def normalized(
     Raises:
         ValueError: If members have unlike numbers of groups, or of scores in a group.
     """
-    if len({len(scores) for scores in of_members}) > 1:
-        raise ValueError(f"the ensemble's members scored {[len(scores) for scores in of_members]} groups; expected one "
-                         "number of groups")  # fmt: skip
+    nums_groups = [len(scores) for scores in of_members]
+    if len(set(nums_groups)) > 1:
+        raise ValueError(f"the ensemble's members scored {nums_groups} groups; each must score every group")
     groups = []
     for index, of_group in enumerate(zip(*of_members, strict=True)):
         counts = [len(scores) for scores in of_group]
@@ -131,7 +131,12 @@ def normalized(
                 f"group {index}: the ensemble's members gave {counts} scores; each must give one for each passage"
             )
         rows = [np.asarray(scores, dtype=np.float64) for scores in of_group]
-        groups.append(np.stack([row if fn is None else fn(row) for row, fn in zip(rows, normalize_fns, strict=True)]))
+        rows = [row if fn is None else fn(row) for row, fn in zip(rows, normalize_fns, strict=True)]
+        if any(row.shape != (counts[0],) for row in rows):
+            raise ValueError(
+                f"group {index}: normalize made {[row.shape for row in rows]} of {counts[0]} scores; expected as many"
+            )
+        groups.append(np.stack(rows))
     return groups
 
 
@@ -143,9 +148,8 @@ def normalizations(
     Raises:
         ValueError: If a name is not known, or there is another number of them than of teachers.
     """
-    given = [normalize] * num_teachers if normalize is None or isinstance(normalize, str) or callable(normalize) else (
-        list(normalize)
-    )  # fmt: skip
+    is_one_for_all = normalize is None or isinstance(normalize, str) or callable(normalize)
+    given: list[Any] = [normalize] * num_teachers if is_one_for_all else list(cast(Sequence[Any], normalize))
     if len(given) != num_teachers:
         raise ValueError(f"normalize={normalize!r}: expected one for all or {num_teachers}, one a teacher")
     found: list[NormalizeFn | None] = []

@@ -126,9 +126,10 @@ def _fitted(groups: Sequence[tuple[Scores, Scores]]) -> Scores:
         slope = gradient(ahead)
         new = np.maximum(ahead - step * slope, 0.0)
         if np.abs(new - found).max() < TOLERANCE and np.abs(new - ahead).max() < TOLERANCE:
-            break
+            return new / units
         if slope @ (new - found) > 0:  # it has gone too far: begin anew from here
             momentum = 1.0
         grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         found, ahead, momentum = new, new + (momentum - 1) / grown * (new - found), grown
+    logger.warning("the weights of the ensemble still change by more than %g after %d steps", TOLERANCE, MAX_STEPS)
     return found / units

@@ -23,7 +23,7 @@ from rerank_trainer.objectives.naming import (
     distillation_objective,
 )
 from rerank_trainer.objectives.objective import Objective
-from rerank_trainer.objectives.order import require_distances
+from rerank_trainer.objectives.order import refuse_distances_of_ranks
 from rerank_trainer.teachers.check import TeacherReport, check_teacher
 from rerank_trainer.teachers.store import add_teacher_scores
 from rerank_trainer.teachers.teacher import Teacher, as_teacher
@@ -54,7 +54,7 @@ class DistillRerankTrainer(RerankTrainer):
     Raises:
         ValueError: As :class:`RerankTrainer`; if the rows have no teacher scores and there is no teacher; if they have
             and there is; if the teacher's head is untrained; if the teacher's scores cannot be right (see
-            ``docs/watching.md``).
+            ``docs/watching.md``), or are ranks and the objective reads distances (see ``docs/teachers.md``).
     """
 
     scores_are = "teacher_scores"
@@ -115,7 +115,7 @@ class DistillRerankTrainer(RerankTrainer):
         if self.teacher is None or not objective.needs_teacher:
             groups = super()._train_groups(source, objective)
             if objective.needs_teacher:
-                require_distances(objective, args.teacher_scale or _scale_of(groups))
+                refuse_distances_of_ranks(objective, args.teacher_scale or _scale_of(groups))
                 self._check_teacher(groups, args, objective, scale=None)
             return groups
         groups = with_instruction(load_groups(source.rows, scores_are=source.scores_are), source.instruction)
@@ -128,7 +128,7 @@ class DistillRerankTrainer(RerankTrainer):
             autocast_dtype = torch.bfloat16 if args.bf16 else None
             self._loaded_teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
         teacher = self._loaded_teacher
-        require_distances(objective, args.teacher_scale or teacher.scale)
+        refuse_distances_of_ranks(objective, args.teacher_scale or teacher.scale)
         with args.main_process_first(desc="teacher scores"):
             groups = add_teacher_scores(
                 groups, teacher, cache_dir=args.teacher_cache_dir, show_progress_bar=_shows_progress(args)

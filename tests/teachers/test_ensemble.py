@@ -305,6 +305,13 @@ def test_members_that_give_unlike_numbers_of_scores_are_refused(tmp_path):
         add_teacher_scores(ROWS, ensemble, cache_dir=tmp_path)
 
 
+def test_a_normalisation_that_loses_scores_is_refused():
+    ensemble = EnsembleTeacher([CountingTeacher(1)], normalize=lambda scores: scores[:1])
+
+    with pytest.raises(ValueError, match=r"group 0: normalize made \[\(1,\)\] of 3 scores"):
+        ensemble.score(ROWS.to_list())
+
+
 def test_a_column_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"reads the column 'mine'.*has only \['query', 'passages'\]"):
         ColumnTeacher("mine").score(ROWS.to_list())

@@ -16,7 +16,7 @@ from rerank_trainer.objectives.gated import GatedObjective
 from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.naming import ORDER_LOSSES, TEACHER_LOSSES
 from rerank_trainer.objectives.objective import LabelObjective, TeacherObjective, WeightedObjective
-from rerank_trainer.objectives.order import parts_that_read_distances, require_distances
+from rerank_trainer.objectives.order import parts_that_read_distances, refuse_distances_of_ranks
 from rerank_trainer.teachers.check import check_teacher
 from rerank_trainer.teachers.ranking import RankingTeacher
 from rerank_trainer.teachers.store import add_teacher_scores
@@ -78,7 +78,7 @@ def test_every_loss_of_an_order_learns_the_order(name):
     groups = [{"query_id": str(i), "query": "q", "passages": ["x"] * 8} for i in range(300)]
     scores = torch.tensor(RankingTeacher(rankings).score(groups)["scores"])
     objective = TeacherObjective(LOSSES[name])
-    require_distances(objective, "rank")
+    refuse_distances_of_ranks(objective, "rank")
     learned = fit(objective, task.features, task.targets(scores), learning_rate=0.3)
 
     assert accuracy(torch.zeros(16) + 1.0, unseen) < 0.4  # what a student that knows nothing reaches
@@ -124,15 +124,15 @@ READING_DISTANCES = [
 
 @pytest.mark.parametrize(("part", "objective"), READING_DISTANCES, ids=["weighted", "mixed", "gated"])
 def test_distances_between_ranks_are_refused_wherever_they_are_read(part, objective):
-    require_distances(objective, "logit")
-    require_distances(objective, None)
+    refuse_distances_of_ranks(objective, "logit")
+    refuse_distances_of_ranks(objective, None)
     with pytest.raises(ValueError, match=rf"\['{part}'\] reads the distances .* ranks.*ranknet.*IsotonicMap"):
-        require_distances(objective, "rank")
+        refuse_distances_of_ranks(objective, "rank")
 
 
 @pytest.mark.parametrize("consistency", [IsotonicMap(), ZScore()])
 def test_a_map_makes_distances_of_ranks(consistency):
-    require_distances(TeacherObjective(LOSSES["mse"], consistency=consistency), "rank")
+    refuse_distances_of_ranks(TeacherObjective(LOSSES["mse"], consistency=consistency), "rank")
 
 
 @pytest.mark.parametrize(

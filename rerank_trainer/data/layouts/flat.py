@@ -47,8 +47,12 @@ _WITH_NEGATIVES = (*RELEVANCE, "pos", "neg", "rejected_response", "negatives")
 
 def _recognise_groups(features: Features, scores_are: str | None) -> Roles | None:
     roles = {name: name for name in ("query", "passages", "labels", "teacher_scores") if has(features, name, name)}
-    scored = any(is_of_named_teacher(name) and fits(feature, name) for name, feature in features.items())
-    if not {"query", "passages"} <= roles.keys() or not ({"labels", "teacher_scores"} & roles.keys() or scored):
+    scored = {"labels", "teacher_scores"} & roles.keys() or (
+        any(is_of_named_teacher(name) and fits(feature, name) for name, feature in features.items())
+        # by another name they belong to a labelled list
+        and not any(has(features, name, "teacher_scores") for name in RELEVANCE)
+    )
+    if not {"query", "passages"} <= roles.keys() or not scored:
         return None
     # With `scores` beside them somebody has to say what those are: a labelled list.
     if any(has(features, name, "teacher_scores") for name in SCORE) or _recognise_permutation(features, scores_are):

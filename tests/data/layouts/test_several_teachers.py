@@ -19,14 +19,16 @@ def test_groups_keep_the_scores_of_each_teacher(more):
     assert list(to_groups(rows.to_iterable_dataset())) == [ROW | more | SCORES]
 
 
-def test_a_labelled_list_keeps_them_too():
-    row = {
-        "question": "q",
-        "docs": ["a", "b"],
-        "labels": [1, 0],
-        "teacher_scores_large": [1, 2],
-        "teacher_scores_": "x",
-    }
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q", "docs": ["a", "b"], "labels": [1, 0], "teacher_scores_": "x"},
+        {"query": "q", "passages": ["a", "b"], "label": [1, 0]},
+    ],
+    ids=str,
+)
+def test_a_labelled_list_keeps_them_too(row):
+    row = {**row, "teacher_scores_large": [1, 2]}
 
     assert list(to_groups(Dataset.from_list([row]))) == [
         {"query": "q", "passages": ["a", "b"], "labels": [1.0, 0.0], "teacher_scores_large": [1.0, 2.0]}
