@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
-from torch import nn
 
 from rerank_trainer.teachers.teacher import add_weights, read_column
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 EncodeFn = Callable[[list[str]], Any]
 
@@ -49,7 +51,7 @@ class SimilarityTeacher:
 
     def __init__(
         self,
-        encoder: str | Path | nn.Module | TfidfEncoder | EncodeFn,
+        encoder: str | Path | SentenceTransformer | TfidfEncoder | EncodeFn,
         *,
         margin: float = 0.1,
         fingerprint: str | None = None,
@@ -62,7 +64,7 @@ class SimilarityTeacher:
             from sentence_transformers import SentenceTransformer
 
             encoder = SentenceTransformer(str(encoder))
-        is_function = not isinstance(encoder, nn.Module | TfidfEncoder)
+        is_function = not (isinstance(encoder, TfidfEncoder) or hasattr(encoder, "encode_document"))
         if is_function is (fingerprint is None):
             raise ValueError(
                 f"fingerprint={fingerprint!r} with {encoder!r}: scores are stored under the name of what made them. "
@@ -90,7 +92,7 @@ class SimilarityTeacher:
         if codes.ndim != 2 or len(codes) != len(texts):
             raise ValueError(f"the encoder returned {codes.shape} for {len(texts)} texts; expected a vector of each")
         lengths = np.linalg.norm(codes, axis=1, keepdims=True)
-        codes /= np.where(lengths == 0, 1.0, lengths)  # a text that the encoder knows nothing of is like no other
+        codes = codes / np.where(lengths == 0, 1.0, lengths)  # a text that it knows nothing of is like no other
         place = {text: number for number, text in enumerate(texts)}
         return {"scores": [self._scores(codes[[place[p] for p in g["passages"]]], g["labels"]) for g in groups]}
 
@@ -104,9 +106,9 @@ class TfidfEncoder:
     """Codes of a linear autoencoder of TF-IDF vectors: their truncated singular value decomposition.
 
     No linear code of this width reconstructs the vectors with a smaller squared error; the same is known as latent
-    semantic analysis (https://scikit-learn.org/stable/modules/decomposition.html#lsa). It needs no model, no GPU and
-    some seconds for 100,000 passages, and sees words, not meanings: two passages are similar that share words, or words
-    which stand in the same passages elsewhere.
+    semantic analysis (https://scikit-learn.org/stable/modules/decomposition.html#lsa). It needs neither model nor GPU,
+    and sees words, not meanings: two passages are similar that share words, or words which stand in the same passages
+    elsewhere.
 
     Args:
         passages: Those to learn from, such as ``itertools.chain.from_iterable(groups["passages"])``; each counts once.
@@ -151,6 +153,14 @@ def _encode_fn(encoder: Any) -> EncodeFn:
 def _fingerprint(encoder: Any) -> str:
     if isinstance(encoder, TfidfEncoder):
         return encoder.fingerprint
-    digest = hashlib.sha256(repr((encoder, encoder.prompts, sorted(encoder.tokenizer.get_vocab().items()))).encode())
+    settings = (
+        encoder,
+        encoder.prompts,
+        encoder.default_prompt_name,
+        encoder.max_seq_length,
+        encoder.truncate_dim,
+        sorted(encoder.tokenizer.get_vocab().items()),
+    )
+    digest = hashlib.sha256(repr(settings).encode())
     add_weights(digest, encoder)
     return digest.hexdigest()

@@ -53,6 +53,15 @@ def test_a_text_that_the_encoder_knows_nothing_of_is_like_no_other():
     ]
 
 
+def test_the_vectors_of_an_encoder_are_left_as_they_are():
+    vectors = np.array([[3.0, 4.0], [0.0, 2.0]])
+    SimilarityTeacher(lambda texts: vectors, fingerprint="two").score(
+        [{"query": "q", "passages": ["a", "b"], "labels": [1, 0]}]
+    )
+
+    assert vectors.tolist() == [[3.0, 4.0], [0.0, 2.0]]
+
+
 def test_each_passage_is_encoded_once():
     asked = []
     teacher = SimilarityTeacher(lambda texts: asked.extend(texts) or np.ones((len(texts), 2)), fingerprint="ones")
@@ -103,9 +112,12 @@ def test_the_fingerprint_follows_what_the_vectors_are_made_from(minilm_path):
     model = SentenceTransformer(minilm_path, device="cpu")
     plain = SimilarityTeacher(model).fingerprint
     assert plain == SimilarityTeacher(minilm_path).fingerprint
+    model.max_seq_length = 17
+    shorter = SimilarityTeacher(model).fingerprint
     with torch.no_grad():
         next(model.parameters())[0, 0] += 1.0
     others = [
+        shorter,
         SimilarityTeacher(model).fingerprint,
         SimilarityTeacher(TfidfEncoder(TEXTS)).fingerprint,
         SimilarityTeacher(TfidfEncoder(TEXTS[1:])).fingerprint,
@@ -113,7 +125,7 @@ def test_the_fingerprint_follows_what_the_vectors_are_made_from(minilm_path):
         SimilarityTeacher(TfidfEncoder(TEXTS), margin=0.2).fingerprint,
     ]
 
-    assert len({plain, *others}) == 6
+    assert len({plain, *others}) == 7
     assert (
         SimilarityTeacher(TfidfEncoder(TEXTS)).fingerprint == SimilarityTeacher(TfidfEncoder(TEXTS[::-1])).fingerprint
     )
