@@ -348,8 +348,12 @@ def num_virtual_tokens(model: nn.Module) -> int:
 def describe(model: PeftModel) -> str:
     """In words: the kind of adapter, and how many of the model's parameters are trained."""
     trained, total = num_parameters(model)
-    kind = _kind(model.peft_config[model.active_adapter])
-    return f"{kind} trains {trained:,} of {total:,} parameters ({trained / total:.2%})"
+    return f"{adapter_kind(model)} trains {trained:,} of {total:,} parameters ({trained / total:.2%})"
+
+
+def adapter_kind(model: PeftModel) -> str:
+    """What an adapter is called: "LORA", "DoRA", "IA3" or "PROMPT TUNING"."""
+    return _kind(model.peft_config[model.active_adapter])
 
 
 def num_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:

@@ -58,6 +58,18 @@ SIGNATURES = {
     "_save": ["self", "output_dir", "state_dict"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "_get_grad_norm": ["self", "model", "grad_norm"],
+    "create_model_card": [
+        "self",
+        "language",
+        "license",
+        "tags",
+        "model_name",
+        "finetuned_from",
+        "tasks",
+        "dataset_tags",
+        "dataset",
+        "dataset_args",
+    ],
     "create_optimizer": ["self", "model"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "evaluation_loop": [
