@@ -161,7 +161,7 @@ def reranker_card(
         training=_facts(training),
         objective=[] if training is None else [_cells(_part(part)) for part in describe_objective(training.objective)],
         examples=[_fenced(json.dumps(dict(group), ensure_ascii=False, indent=1)) for group in examples],
-        parity={loader: f"{difference:.1e}" for loader, difference in (parity or {}).items()},
+        parity={loader: f"{difference:.1e}" if difference else "0" for loader, difference in (parity or {}).items()},
         environment=_environment(),
         citations=[] if training is None else [_SEED_PAPER, *cited_by(training.objective).values()],
     )
@@ -239,7 +239,7 @@ def _origin_in_words(base: Origin, training: Training | None, *, is_adapter: boo
         return f"It was made from {_link(base)} with rerank_trainer {__version__}." if base.name else ""
     learned = {
         "contrastive": " by contrastive learning from labels",
-        "distillation": f" by distillation from {_link(training.teacher or Origin(''), unknown='a teacher')}",
+        "distillation": f" by distillation from {_link(training.teacher or Origin(''), unknown="a teacher's scores in the rows")}",
     }
     on = ", ".join(_link(origin, kind="datasets/", unknown="rows in memory") for origin in training.data)
     return (
@@ -291,7 +291,11 @@ def _eval_results(evaluations: Iterable[Evaluation], tasks: Iterable[str]) -> It
 def _against(each: Evaluation, metric: str) -> str:
     """The metric's name, with the figures that the reranker's is to be compared with."""
     others = {"first stage": each.first_stage, "teacher": each.teacher}
-    known = [f"{name} {figures[metric]:.4f}" for name, figures in others.items() if metric in figures]
+    known = [
+        f"{name} {figures[metric]:.4f}"
+        for name, figures in others.items()
+        if metric in figures and math.isfinite(figures[metric])
+    ]
     return f"{metric} ({', '.join(known)})" if known else metric
 
 

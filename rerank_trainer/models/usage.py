@@ -45,21 +45,21 @@ def usage_of(reranker: Reranker, model_id: str, *, base: Origin, is_adapter: boo
     code = {"trust_remote_code": "True"} if brings_code(reranker) else {}
     # what a base's own files cannot know of this reranker
     labels = {"num_labels": "1", "pad_token_id": "tokenizer.pad_token_id"} if is_adapter and head is None else {}
-    weights = {"dtype": repr(str(dtype_of(reranker.model)).removeprefix("torch."))} if is_adapter else {}
-    quantized = {"quantization_config": _constructor(reranker.model.config.quantization_config)} if bits else {}
-    of_base = ", ".join(f"{name!r}: {value}" for name, value in (weights | quantized).items())
+    weights = {"dtype": _quoted(str(dtype_of(reranker.model)).removeprefix("torch."))} if is_adapter else {}
+    quantized = {"quantization_config": "quantization_config"} if bits else {}
+    of_base = ", ".join(f"{_quoted(name)}: {value}" for name, value in (weights | quantized).items())
     return {
-        "id": json.dumps(model_id, ensure_ascii=False),
-        "imports": "from transformers import BitsAndBytesConfig\n" if bits else "",
+        "id": _quoted(model_id),
+        "quantization": _constructor(reranker.model.config.quantization_config) if bits else "",
         "loaders": openers,
         "our_options": _options(quantized | code),
         "cross_encoder_options": _options(({"model_kwargs": f"{{{of_base}}}"} if of_base else {}) | code),
-        "tokenizer_options": _options(({"padding_side": "'left'"} if has_decoder_alone else {}) | code),
+        "tokenizer_options": _options(({"padding_side": _quoted("left")} if has_decoder_alone else {}) | code),
         "model_options": _options(labels | weights | quantized | code),
         "model_class": _model_class(reranker, openers),
         "is_seq2seq": head is not None and not has_decoder_alone,
         "answers": [
-            {"id": token, "token": json.dumps(text, ensure_ascii=False)}
+            {"id": token, "token": _quoted(text)}
             for token, text in zip(answers, reranker.tokenizer.convert_ids_to_tokens(answers), strict=True)
         ],
         "has_prompt": reranker.prompt is not None,
@@ -95,8 +95,17 @@ def _constructor(config: BitsAndBytesConfig) -> str:
     """The call that makes a configuration of quantised weights, with what differs from the defaults."""
     default, values = BitsAndBytesConfig().to_dict(), config.to_dict()
     changed = {name: value for name, value in values.items() if name[0] != "_" and value != default.get(name)}
-    return f"BitsAndBytesConfig({_options(changed, repr).removeprefix(', ')})"
+    return f"BitsAndBytesConfig({', '.join(f'{name}={_literal(value)}' for name, value in changed.items())})"
 
 
-def _options(options: Mapping[str, Any], shown: Any = str) -> str:
-    return "".join(f", {name}={shown(value)}" for name, value in options.items())
+def _options(options: Mapping[str, str]) -> str:
+    return "".join(f", {name}={value}" for name, value in options.items())
+
+
+def _literal(value: Any) -> str:
+    return _quoted(value) if isinstance(value, str) else str(value).replace("'", '"')
+
+
+def _quoted(text: str) -> str:
+    """A text as Python and JSON write it."""
+    return json.dumps(text, ensure_ascii=False)

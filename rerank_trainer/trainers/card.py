@@ -40,7 +40,6 @@ class TrainingCard:
 
     Attributes:
         parity: The optimizer step at which a folder was last verified, and the differences that were found.
-        serving: Markdown on how the model is served; None leaves the section out.
     """
 
     def __init__(self, reranker: Reranker, train_dataset: Any, eval_dataset: Any) -> None:
@@ -50,7 +49,6 @@ class TrainingCard:
         self.data = [_named(origin, name) for name, origin in _origins(train_dataset).items()]
         self.eval_data = _origins(eval_dataset)
         self.parity: tuple[int, dict[str, float]] = (-1, {})
-        self.serving: str | None = None
         self._references: dict[tuple[str, int], tuple[dict[str, float], dict[str, float]]] = {}
 
     def write(
@@ -100,7 +98,6 @@ class TrainingCard:
             evaluations=self._evaluations(trainer),
             parity=self.parity[1] if self.parity[0] == trainer.state.global_step else None,
             examples=_examples(trainer),
-            serving=self.serving,
             tags=_listed(tags),
             **{key: value for key, value in {"language": language, "license": license}.items() if value is not None},
             **({"tasks": _listed(tasks)} if tasks else {}),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def training_facts(trainer: RerankTrainer) -> dict[str, str]:
     """The settings and measurements of a training, by what they are called in the card; empty ones are left out."""
     args, state, model = trainer.args, trainer.state, trainer.reranker.model
-    reports = [str(report) for report in getattr(trainer, "teacher_reports", ())]
+    reports = dict.fromkeys(str(report) for report in getattr(trainer, "teacher_reports", ()))
     facts = {
         "architecture": type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__,
         "teacher, before training": "; ".join(reports),
@@ -27,7 +27,6 @@ def training_facts(trainer: RerankTrainer) -> dict[str, str]:
         "groups a step": _batch(trainer),
         "learning rate": _learning_rate(trainer),
         "precision": _precision(trainer),
-        "tokens of a pair": f"at most {trainer.reranker.max_length:,}",
         "seed": f"{args.seed}{'' if args.data_seed is None else f', of the data {args.data_seed}'}",
         "device": _device(trainer),
     }
