@@ -154,7 +154,7 @@ def test_what_it_was_trained_on_is_told_and_stays_within_its_cells(reranker):
     assert (
         "It is trained from `mybase` (local), trained by distillation from "
         "[Qwen/Qwen3-Reranker-4B](https://huggingface.co/Qwen/Qwen3-Reranker-4B) on "
-        "[some/words](https://huggingface.co/datasets/some/words), `notes.jsonl` (local), `web` with rerank_trainer"
+        "[some/words](https://huggingface.co/datasets/some/words), `notes.jsonl` (local), `web`, with rerank_trainer"
     ) in card.text
     assert card.data.base_model is None and card.data.datasets == ["some/words"]
 

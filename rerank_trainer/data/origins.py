@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -53,11 +54,11 @@ class Origin:
         if isinstance(rows, str | os.PathLike):
             path = file_of(rows)
             return cls.of_name(rows if path is None else path)
-        info = getattr(rows, "info", None)
-        for source in getattr(info, "download_checksums", None) or ():
-            if match := _DOWNLOADED.match(source):
-                split = getattr(rows, "split", None)
-                return cls(match["id"], match["id"], info.config_name, None if split is None else str(split))
+        if isinstance(rows, datasets.Dataset | datasets.IterableDataset):
+            for source in rows.info.download_checksums or ():
+                if match := _DOWNLOADED.match(source):
+                    split = None if rows.split is None else str(rows.split)
+                    return cls(match["id"], match["id"], rows.info.config_name, split)
         return cls("")
 
 

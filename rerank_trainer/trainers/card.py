@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from rerank_trainer.data.origins import Origin
 from rerank_trainer.data.streams import StreamGroups
 from rerank_trainer.evaluation.metrics import ranking_metrics
-from rerank_trainer.model_card import Evaluation, Training, is_ranking_metric, reranker_card, save_card
+from rerank_trainer.model_card import TASK, Evaluation, Training, is_ranking_metric, reranker_card, save_card
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.check import stand_at_one_end
 from rerank_trainer.teachers.teacher import RerankerTeacher
@@ -98,9 +98,10 @@ class TrainingCard:
             evaluations=self._evaluations(trainer),
             parity=self.parity[1] if self.parity[0] == trainer.state.global_step else None,
             examples=_examples(trainer),
+            tasks=_listed(tasks) or (TASK,),
+            language=language,
+            license=license,
             tags=_listed(tags),
-            **{key: value for key, value in {"language": language, "license": license}.items() if value is not None},
-            **({"tasks": _listed(tasks)} if tasks else {}),
         )
         save_card(card, folder)
 
