@@ -352,7 +352,7 @@ def describe(model: PeftModel) -> str:
 
 
 def adapter_kind(model: PeftModel) -> str:
-    """What an adapter is called: "LORA", "DoRA", "IA3" or "PROMPT TUNING"."""
+    """What an adapter is called: "LoRA", "DoRA", "IA3" or "prompt tuning"."""
     return _kind(model.peft_config[model.active_adapter])
 
 
@@ -391,4 +391,6 @@ def _trained_names(model: PeftModel, names: Sequence[str]) -> dict[str, str]:
 
 
 def _kind(config: PeftConfig) -> str:
-    return "DoRA" if getattr(config, "use_dora", False) else config.peft_type.value.replace("_", " ")
+    if config.peft_type == PeftType.LORA:
+        return "DoRA" if getattr(config, "use_dora", False) else "LoRA"
+    return config.peft_type.value.replace("_", " ").lower() if config.is_prompt_learning else config.peft_type.value

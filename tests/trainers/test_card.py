@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from huggingface_hub import ModelCard
@@ -244,12 +245,35 @@ def test_metrics_of_ones_own_stand_in_the_card(make_args, tmp_path):
         args,
         train_dataset=word_groups(4),
         eval_dataset=word_groups(6),
-        compute_metrics=lambda prediction: {"hits": 0.25},
+        compute_metrics=lambda prediction: {"hits": 0.25, "map": 0.5},
     )
     trainer.evaluate()
     trainer.create_model_card()
 
-    assert figures(read(tmp_path / "out"), "evaluation") == {"hits": 0.25}
+    assert figures(read(tmp_path / "out"), "evaluation") == {"hits": 0.25, "map": 0.5}
+    assert "first stage" not in read(tmp_path / "out").text  # whatever their "map" is, ours may be another
+
+
+def test_the_main_process_alone_writes_a_card(make_args, tmp_path, monkeypatch):
+    args = make_args(max_steps=1, verify_checkpoints="never")
+    trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(4))
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    trainer.create_model_card()
+
+    assert not (tmp_path / "out" / "README.md").exists()
+
+
+def test_a_folder_beside_the_output_is_not_named_by_the_repository(make_args, tmp_path):
+    args = make_args(max_steps=1, hub_model_id="me/reranker", verify_checkpoints="never")
+    trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(4))
+    for folder in ("out", "out/checkpoint-7", "elsewhere"):
+        trainer.save_model(str(tmp_path / folder))
+
+    ids = [
+        re.search(r'CrossEncoder\("(.*?)"', read(tmp_path / folder).text)[1] for folder in ("out", "out/checkpoint-7")
+    ]
+    assert ids == ["me/reranker", "me/reranker"]
+    assert 'CrossEncoder("elsewhere")' in read(tmp_path / "elsewhere").text
 
 
 def entry(step, **figures):
