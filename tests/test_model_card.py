@@ -152,7 +152,7 @@ def test_what_it_was_trained_on_is_told_and_stays_within_its_cells(reranker):
     assert table(card, "Training")[1:] == [["seed", "7"], ["with \\| pipe", "two lines"]]
     assert table(card, "Objective")[1:] == [["kl", "kl", "teacher", "1", "teacher temperature 2"]]
     assert (
-        "It is trained from `mybase` (local), trained by distillation from "
+        "It was trained from `mybase` (local) by distillation from "
         "[Qwen/Qwen3-Reranker-4B](https://huggingface.co/Qwen/Qwen3-Reranker-4B) on "
         "[some/words](https://huggingface.co/datasets/some/words), `notes.jsonl` (local), `web`, with rerank_trainer"
     ) in card.text
@@ -257,9 +257,9 @@ def test_versions_are_those_that_are_installed(reranker):
 
 
 def test_a_card_has_no_empty_stretches(reranker):
-    card = reranker_card(
-        reranker, name="mine", training=DISTILLED, evaluations=[DEV, DEV], parity={"transformers": 0.0}, serving="x"
-    )
+    sets = [DEV, Evaluation("bare", {"map": 0.5}), DEV]
+    parity = {"transformers": 0.0}
+    card = reranker_card(reranker, name="mine", training=DISTILLED, evaluations=sets, parity=parity, serving="x")
 
     assert "\n\n\n" not in str(card)
     headings = re.findall(r"(.*)\n(#+ .*)\n(.*)", re.sub(r"```.*?```", "", str(card), flags=re.DOTALL))

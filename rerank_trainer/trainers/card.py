@@ -13,7 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from rerank_trainer.data.origins import Origin
 from rerank_trainer.data.streams import StreamGroups
 from rerank_trainer.evaluation.metrics import ranking_metrics
-from rerank_trainer.model_card import TASK, Evaluation, Training, is_ranking_metric, reranker_card, save_card
+from rerank_trainer.model_card import TASK, Evaluation, Training, base_of, is_ranking_metric, reranker_card, save_card
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.check import stand_at_one_end
 from rerank_trainer.teachers.teacher import RerankerTeacher
@@ -40,16 +40,16 @@ class TrainingCard:
 
     Attributes:
         parity: The optimizer step at which a folder was last verified, and the differences that were found.
+        measured: The groups of the last evaluation under each prefix; None where they are no groups.
     """
 
     def __init__(self, reranker: Reranker, train_dataset: Any, eval_dataset: Any) -> None:
-        model = reranker.model
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.base = Origin.of_name(plain.name_or_path) if plain.name_or_path else Origin("")
+        self.base = base_of(reranker)
         self.data = [_named(origin, name) for name, origin in _origins(train_dataset).items()]
         self.eval_data = _origins(eval_dataset)
         self.parity: tuple[int, dict[str, float]] = (-1, {})
-        self._references: dict[tuple[str, int], tuple[dict[str, float], dict[str, float]]] = {}
+        self.measured: dict[str, Any] = {}
+        self._references: dict[str, tuple[Any, dict[str, float], dict[str, float]]] = {}  # by prefix, with the rows
 
     def write(
         self,
@@ -119,11 +119,10 @@ class TrainingCard:
         evaluations = []
         for prefix, entry in _of_model(history, best).items():
             name = prefix.removeprefix("eval").removeprefix("_")
-            if not prefix.startswith("eval"):
-                name = prefix
+            groups = self.measured.get(prefix)
+            is_own = groups is not None and groups is _groups(trainer, name)
             own, others = _figures(trainer, prefix, entry)
-            first_stage, teacher = self._references_of(trainer, name, prefix, own)
-            groups = _groups(trainer, name, prefix)
+            first_stage, teacher = self._references_of(trainer, prefix, own)
             earlier = before.get(prefix, entry)
             if own:
                 evaluations.append(
@@ -135,24 +134,23 @@ class TrainingCard:
                         before={} if earlier is entry else _figures(trainer, prefix, earlier)[0],
                         step=entry["step"],
                         num_queries=None if groups is None else len(groups),
-                        origin=self.eval_data.get(name, Origin("")) if prefix.startswith("eval") else Origin(""),
+                        origin=self.eval_data.get(name, Origin("")) if is_own else Origin(""),
                     )
                 )
             evaluations += _by_evaluators(trainer, others, entry["step"])
         return evaluations
 
     def _references_of(
-        self, trainer: RerankTrainer, name: str, prefix: str, own: Mapping[str, float]
+        self, trainer: RerankTrainer, prefix: str, own: Mapping[str, float]
     ) -> tuple[dict[str, float], dict[str, float]]:
         """The figures of the passages as they stand and of the teacher, where the evaluation rows tell them."""
-        groups = _groups(trainer, name, prefix)
+        groups = self.measured.get(prefix)
         metrics = [metric for metric in own if is_ranking_metric(metric)]
         if groups is None or not metrics or not isinstance(trainer.compute_metrics, GroupMetrics):
             return {}, {}
-        key = (prefix, id(groups))
-        if key not in self._references:
-            self._references[key] = _reference_figures(groups, metrics)
-        return self._references[key]
+        if prefix not in self._references or self._references[prefix][0] is not groups:
+            self._references[prefix] = (groups, *_reference_figures(groups, metrics))
+        return self._references[prefix][1:]
 
 
 def _reference_figures(groups: Any, metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
@@ -225,9 +223,9 @@ def _by_evaluators(trainer: RerankTrainer, figures: Mapping[str, float], step: i
     ]
 
 
-def _groups(trainer: RerankTrainer, name: str, prefix: str) -> Any:
-    """The evaluation rows of a set; None where the trainer does not hold them."""
-    dataset: Any = trainer.eval_dataset if prefix.startswith("eval") else None
+def _groups(trainer: RerankTrainer, name: str) -> Any:
+    """The trainer's own evaluation rows of a name; None where it does not hold such."""
+    dataset: Any = trainer.eval_dataset
     if isinstance(dataset, dict):
         dataset = dataset.get(name)
     elif name:

@@ -22,7 +22,6 @@ from rerank_trainer.data.truncation import Truncation
 from rerank_trainer.models.chains import load_module_weights
 from rerank_trainer.models.checkpoint import copy_loader_files, keeping_card
 from rerank_trainer.objectives.objective import Targets
-from rerank_trainer.trainers.card import TrainingCard
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.out_of_memory import StepReplay
@@ -35,7 +34,6 @@ from rerank_trainer.trainers.watch import RerankWatch, Seen
 class GroupHooks(EvaluationHooks):
     """The Transformers Trainer taught to train on batches of groups."""
 
-    card: TrainingCard
     objective_callback: ObjectiveCallback
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True

@@ -148,3 +148,9 @@ def test_a_name_with_quotes_cannot_leave_its_text(tmp_path):
     for code in codes.values():
         with pytest.raises((OSError, ValueError)):  # no such repository
             run(code)
+
+
+def test_the_prompt_stands_in_the_card_as_code(tmp_path):
+    text = str(reranker_card(language("qwen3", "yes", "no"), name="x"))
+
+    assert r': `"Query: {query}\nDocument: {passage}\nRelevant:"`' + "\n" in text

@@ -254,6 +254,21 @@ def test_metrics_of_ones_own_stand_in_the_card(make_args, tmp_path):
     assert "first stage" not in read(tmp_path / "out").text  # whatever their "map" is, ours may be another
 
 
+def test_other_rows_than_the_trainers_own_are_compared_with_their_own_first_stage(make_args, tmp_path):
+    own, other = word_groups(6), word_groups(9, seed=7)
+    args = make_args(max_steps=1, verify_checkpoints="never", eval_metrics=["map"])
+    (tmp_path / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    trainer = ContrastiveRerankTrainer(
+        small_reranker(), args, train_dataset=own, eval_dataset=str(tmp_path / "dev.jsonl")
+    )
+    for rows, name in ((None, "dev.jsonl"), (other, "evaluation")):
+        measured = trainer.evaluate(rows)
+        trainer.create_model_card()
+        first_stage = evaluate_groups(own if rows is None else rows, metrics=["map"])
+        assert figures(read(tmp_path / "out"), name) == {"map": measured["eval_map"]}
+        assert f"map (first stage {first_stage['map']:.4f})" in str(read(tmp_path / "out"))
+
+
 def test_the_main_process_alone_writes_a_card(make_args, tmp_path, monkeypatch):
     args = make_args(max_steps=1, verify_checkpoints="never")
     trainer = ContrastiveRerankTrainer(small_reranker(), args, train_dataset=word_groups(4))
