@@ -40,16 +40,8 @@ TASK = "text-ranking"
 # What the card says of itself: where it is written anew, these do not stay from an earlier one.
 _OWN_KEYS = {"base_model", "base_model_relation", "datasets", "eval_results", "library_name", "metrics", "model_name"}
 _TAGS = ("sentence-transformers", "cross-encoder", "reranker", "rerank_trainer")
-_TAGS_OF_TRAINING = (
-    "generated_from_trainer",
-    "contrastive",
-    "distillation",
-    "peft",
-    "lora",
-    "dora",
-    "ia3",
-    "prompt-tuning",
-)
+_OWN_TAGS = {*_TAGS, "generated_from_trainer", "contrastive", "distillation"}
+_OWN_TAGS |= {"peft", "lora", "dora", "ia3", "prompt-tuning"}
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "datasets", "accelerate")
 _SEED_PAPER = """@misc{xu2025distillation,
   title={Distillation versus Contrastive Learning: How to Train Your Rerankers},
