@@ -138,6 +138,14 @@ def test_the_final_card_has_the_differences_that_were_found_when_it_was_verified
     assert "largest difference" not in read(folder / "out" / f"checkpoint-{other}").text
 
 
+def test_differences_of_another_step_are_not_shown(trained, monkeypatch):
+    trainer, folder, _ = trained
+    monkeypatch.setattr(trainer.card, "parity", (3, {"transformers": 0.5}))
+    trainer.create_model_card()
+
+    assert "largest difference" not in read(folder / "out").text
+
+
 def test_no_training_text_and_no_path_stands_in_a_card(trained):
     trainer, folder, _ = trained
     trainer.create_model_card()
