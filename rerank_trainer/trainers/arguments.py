@@ -191,8 +191,8 @@ def _require_writable(folder: str | None) -> None:
 
 def _refuse_to_push_all(folder: str | None) -> None:
     """Refuse to push a folder around where one works: whatever lies in the output folder goes to the Hub."""
-    for place in (Path.cwd(), Path.home()):
-        if place.resolve().is_relative_to(Path(folder or ".").resolve()):
+    for place in (os.getcwd(), os.path.expanduser("~")):
+        if Path(place).resolve().is_relative_to(Path(folder or ".").resolve()):
             raise ValueError(
                 f"push_to_hub=True with output_dir={folder!r}: all that lies there would be pushed, and {place} does. "
                 "Give the model a folder of its own, such as output_dir='out'."

@@ -1,7 +1,7 @@
 """Hooks: every method of the Transformers Trainer that we override to train, private ones included.
 
-Those that evaluate stand in ``evaluation_hooks.py``, those that push in ``hub_hooks.py``. A test compares the signatures
-of all with the installed Transformers, so that a new release cannot slip past them.
+Those that evaluate stand in ``evaluation_hooks.py``, those that push in ``hub_hooks.py``. A test compares
+all signatures with the installed Transformers: a new release cannot slip past them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hub hooks: the methods of the Transformers Trainer that we override to push and to resume, so that all files go along."""
+"""Hub hooks: the methods of the Transformers Trainer that we override to push; and resuming from the Hub."""
 
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ class HubHooks(Trainer):
         command += ["--exclude", f"{PREFIX_CHECKPOINT_DIR}-*", "--exclude", "_*"]
         if self.args.hub_revision is not None:
             command += ["--revision", self.args.hub_revision]
-        return f"What was trained is whole in {folder}. Push it again by trainer.push_to_hub(), or by {shlex.join(command)}"
+        again = f"Push it again by trainer.push_to_hub(), or by {shlex.join(command)}"
+        return f"What was trained is whole in {folder}. {again}"
 
 
 def repo_name(args: TrainingArguments) -> str:

@@ -139,12 +139,15 @@ class HubServer:
         """The answer to a request."""
         path = urlsplit(url).path
         wanted = "GET" if method == "HEAD" else method
-        for step, (of_step, pattern, access) in _STEPS.items():
-            if of_step == wanted and (match := re.fullmatch(pattern, path)):
-                break
-        else:
+        found = [
+            (step, access, match)
+            for step, (of_step, pattern, access) in _STEPS.items()
+            if of_step == wanted and (match := re.fullmatch(pattern, path))
+        ]
+        if not found:
             self.requests.append((f"{method} {path}", 404))
             return Answer.error(404, f"this Hub has no {method} {path}")
+        step, access, match = found[0]
         try:
             if (fault := self._faults.get(step)) is not None:
                 raise Answer(0) if fault == CUT else Answer.error(int(fault), f"the test says so at {step}")

@@ -19,7 +19,7 @@ def main(folder: Path) -> None:
     os.environ |= {"HF_ENDPOINT": HUB.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": WRITER}
     from huggingface_hub.utils import _http
 
-    from tests.hub import cases
+    from tests.hub import cases, failures, pushes  # noqa: F401  each adds its cases
 
     # the client would wait for up to 23 seconds before it gives up
     _http.time = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})

@@ -13,7 +13,7 @@ import pytest
 from rerank_trainer.models.checkpoint import copy_loader_files
 from rerank_trainer.models.hub import hub_failure
 from rerank_trainer.models.reranker import Reranker
-from tests.hub import cases
+from tests.hub import cases, failures, pushes  # noqa: F401  each adds its cases
 from tests.tiny_models import tiny_model
 
 ROOT = Path(__file__).parents[2]
