@@ -12,7 +12,6 @@ from huggingface_hub.errors import (
     HfUriError,
     HFValidationError,
     HTTPError,
-    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
 from huggingface_hub.utils import validate_repo_id
@@ -22,11 +21,11 @@ from transformers import PreTrainedModel
 logger = logging.getLogger(__name__)
 
 HUB_ADDRESS = "hf://"
-_ANOTHER_TOKEN = "Log in with `hf auth login`, or set the variable HF_TOKEN, to a token with write access"
+_TOKEN = "a token with write access, by `hf auth login` or the variable HF_TOKEN"
 _REMEDIES = {
-    401: f"the Hub does not know the token, or was given none. {_ANOTHER_TOKEN}.",
-    403: f"the token may not do this. {_ANOTHER_TOKEN} to that name, or choose a repository under a name of your own.",
-    404: f"there is no such repository or branch, or the token may not see it. Look at the name. {_ANOTHER_TOKEN}.",
+    401: f"the Hub does not know the token, or was given none. Give {_TOKEN}.",
+    403: f"the token may not do this. Give {_TOKEN}, to that namespace; or choose a repository under your own name.",
+    404: f"there is no such repository or branch, or the token may not see it. Look at the name, and give {_TOKEN}.",
     409: "something else changed the repository at the same time. Try again.",
     429: "the Hub was asked too often. Wait some minutes and try again.",
 }
@@ -75,17 +74,13 @@ def explained(doing: str, *, then: str = "") -> Iterator[None]:
 def hub_failure(error: BaseException) -> str | None:
     """In words, why the Hub failed and the remedy; None for an error that has nothing to do with the Hub."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, HTTPError | OfflineModeIsEnabled | LocalTokenNotFoundError):
+    while cause is not None and not isinstance(cause, HTTPError | OfflineModeIsEnabled):
         cause = cause.__cause__ or cause.__context__
     if cause is None:
         return None
     if isinstance(cause, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set. Unset it."
-    status = (
-        401
-        if isinstance(cause, LocalTokenNotFoundError)
-        else getattr(getattr(cause, "response", None), "status_code", None)
-    )
+    status = getattr(getattr(cause, "response", None), "status_code", None)
     if status is None:
         return f"the connection to the Hub broke ({type(cause).__name__}: {cause}). Try again when it is back."
     said = getattr(cause, "server_message", None)

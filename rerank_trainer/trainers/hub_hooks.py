@@ -20,7 +20,7 @@ from rerank_trainer.models.hub import (
     make_branch,
     warn_of_local_base,
 )
-from rerank_trainer.trainers.saving import hide_token, verify_folder
+from rerank_trainer.trainers.saving import verify_folder
 
 if TYPE_CHECKING:
     from rerank_trainer.trainers.hooks import GroupHooks
@@ -91,7 +91,6 @@ class HubHooks(Trainer):
             logger.info("%s is not pushed: the push before it has not ended", checkpoint_folder)
             return
         self._finish_current_push()
-        hide_token(self.args)
         copy_loader_files(checkpoint_folder, self.args.output_dir)
         if self.args.verify_checkpoints != "every_save":  # there it is verified already
             verify_folder(self, checkpoint_folder)

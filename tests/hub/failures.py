@@ -14,8 +14,8 @@ from tests.hub.server import CUT, HUB, READER, WRITER
 from tests.trainers.conftest import small_reranker
 
 FAULTS = {
-    ("preupload", 401): r"\(401.*hf auth login.*HF_TOKEN.*write access",
-    ("preupload", 403): r"\(403.*write access to that name, or choose a repository under a name of your own",
+    ("preupload", 401): r"\(401.*Give a token with write access, by `hf auth login` or the variable HF_TOKEN",
+    ("preupload", 403): r"\(403.*to that namespace; or choose a repository under your own name",
     ("batch", 503): r"the Hub itself is in trouble \(503.*Try again later",
     ("put", CUT): r"the connection to the Hub broke \(RemoteProtocolError.*Try again",
     ("put", 500): r"in trouble \(500",
@@ -73,7 +73,9 @@ def test_a_repository_that_cannot_be_made_ends_the_run_before_training(folder: P
         patch.delenv("HF_TOKEN")
         start(None)
     for token, owner in ((READER, "me"), (WRITER, "you")):
-        with pytest.raises(OSError, match=rf"making the repository '{owner}/nowhere' failed: \(403.*name of your own"):
+        with pytest.raises(
+            OSError, match=rf"making the repository '{owner}/nowhere' failed: \(403.*under your own name"
+        ):
             start(token, owner)
     for fault, reason in {503: "in trouble", CUT: "connection"}.items():
         with HUB.failing("create", fault), pytest.raises(OSError, match=f"'me/nowhere' failed: .*{reason}"):
