@@ -231,11 +231,12 @@ def test_a_run_resumed_from_the_hub_ends_with_the_weights_of_the_whole_run(folde
         return ContrastiveRerankTrainer("me/restless", args, train_dataset=train_set(), lora=lora)
 
     for name, lora in {"half": False, "half-adapter": True}.items():
-        half, again = (begun(place, name, lora=lora) for place in ("first", "second"))
         whole = begun("whole", f"{name}-whole", lora=lora)
+        whole.train()
+        half = begun("first", name, lora=lora)
         half.add_callback(StopAt(2))
-        for trainer in (whole, half):
-            trainer.train()
+        half.train()
+        again = begun("second", name, lora=lora)
         again.train(resume_from_checkpoint=f"hf://me/{name}@runs")
 
         assert half.state.global_step == 2 and again.state.global_step == 4
