@@ -6,14 +6,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import create_branch, create_repo, parse_hf_uri, snapshot_download, upload_folder
-from huggingface_hub.errors import (
-    HfUriError,
-    HFValidationError,
-    HTTPError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub.errors import HfUriError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -96,37 +93,6 @@ def make_branch(repo_id: str, revision: str | None, *, token: str | None) -> Non
         create_branch(repo_id, branch=revision, token=token, exist_ok=True)
 
 
-def push_folder(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    commit_message: str,
-    token: str | None = None,
-) -> str:
-    """The address of a commit that holds all files of a folder, in a repository that is made if there is none.
-
-    Args:
-        folder: What is pushed.
-        repo_id: Where to.
-        private: Whether a repository that is made is private; None takes the namespace's default.
-        revision: The branch, made if there is none; None takes "main".
-        commit_message: What the history shows.
-        token: With write access; None takes ``HF_TOKEN`` or the one of ``hf auth login``.
-
-    Raises:
-        ValueError: If the name is not allowed.
-        OSError: If the Hub refuses, or cannot be reached.
-    """
-    checked_repo_id(repo_id)
-    with explained(f"the push to {repo_id!r}"):
-        repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
-        make_branch(repo_id, revision, token=token)
-        where = {"repo_id": repo_id, "folder_path": folder, "revision": revision}
-        return str(upload_folder(**where, commit_message=commit_message, token=token).commit_url)
-
-
 def folder_from_hub(address: str, *, default: str, token: str | None = None) -> str:
     """A folder of a repository, downloaded into the Hub's cache.
 
@@ -164,3 +130,46 @@ def warn_of_local_base(model: PreTrainedModel | PeftModel) -> None:
             "Push the base first, Reranker.from_pretrained(...).push_to_hub(...), and train on it by its Hub id.",
             base,
         )
+
+
+class PushToHub:
+    """What :class:`Reranker` does on the Hub."""
+
+    model: PreTrainedModel | PeftModel
+    save_pretrained: Any
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload reranker",
+        token: str | None = None,
+    ) -> str:
+        """Push what ``save_pretrained`` writes; the commit's address comes back.
+
+        Args:
+            repo_id: The repository, such as "me/my-reranker"; made if there is none.
+            private: Whether a repository that is made is private; None takes the namespace's default.
+            revision: The branch, made if there is none; None takes "main".
+            commit_message: What the history shows.
+            token: With write access; None takes ``HF_TOKEN`` or the one of ``hf auth login``.
+
+        Raises:
+            ValueError: If the name is not allowed, or no checkpoint holds the adapter's base as it is.
+            OSError: If the Hub refuses, or cannot be reached.
+
+        >>> reranker = Reranker.from_pretrained("out")  # doctest: +SKIP
+        >>> reranker.push_to_hub("me/my-reranker", private=True)  # doctest: +SKIP
+        'https://huggingface.co/me/my-reranker/commit/...'
+        """
+        checked_repo_id(repo_id)
+        warn_of_local_base(self.model)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            with explained(f"the push to {repo_id!r}"):
+                repo_id = create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+                make_branch(repo_id, revision, token=token)
+                where = {"repo_id": repo_id, "folder_path": folder, "revision": revision}
+                return str(upload_folder(**where, commit_message=commit_message, token=token).commit_url)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypedDict
 
 import torch
@@ -30,7 +29,7 @@ from rerank_trainer.models.chains import chain_files, save_adapted_modules
 from rerank_trainer.models.checkpoint import mark_config, write_loader_files, write_logit_score
 from rerank_trainer.models.families import NO_PLACE
 from rerank_trainer.models.heads import Head, LogitHead, counted
-from rerank_trainer.models.hub import checked_repo_id, push_folder, warn_of_local_base
+from rerank_trainer.models.hub import PushToHub
 from rerank_trainer.models.loading import (
     check_max_length,
     default_max_length,
@@ -59,7 +58,7 @@ class RankedPassage(TypedDict):
     text: str
 
 
-class Reranker:
+class Reranker(PushToHub):
     """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
 
     Args:
@@ -313,27 +312,6 @@ class Reranker:
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.write_loader_files(folder)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload reranker",
-        token: str | None = None,
-    ) -> str:
-        """Push what :meth:`save_pretrained` writes; the commit's address comes back. See :func:`push_folder`.
-
-        Raises:
-            ValueError: If the name is not allowed, or no checkpoint holds the adapter's base as it is.
-            OSError: If the Hub refuses, or cannot be reached.
-        """
-        warn_of_local_base(self.model)
-        options: Any = {"private": private, "revision": revision, "token": token}
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return push_folder(folder, checked_repo_id(repo_id), commit_message=commit_message, **options)
 
     def save_merged(self, folder: str | Path) -> None:
         """Write the model with its adapter merged into full weights: a folder like that of any other reranker.

@@ -70,11 +70,12 @@ class HubHooks(Trainer):
             OSError: If the Hub refuses, or cannot be reached. The folder is whole then, and may be pushed again.
         """
         self._finish_current_push()  # it may still read the folder that is written now
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        with explained(f"the push to {self.hub_model_id!r}", then=self._how_to_push_again()):
-            if self.is_world_process_zero() and revision is not None:
-                assert self.hub_model_id is not None
+        if not self.args.push_to_hub or revision is not None:
+            self.save_model(_internal_call=True)  # the Hub is asked before the parent saves: nothing may be lost
+        with explained(f"the push to {self.hub_model_id or repo_name(self.args)!r}", then=self._how_to_push_again()):
+            if self.hub_model_id is None:
+                self.init_hf_repo(token=token, private=private)
+            if self.hub_model_id is not None:  # in the main process
                 make_branch(self.hub_model_id, revision, token=token or self.args.hub_token)
             return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
 

@@ -48,6 +48,18 @@ def test_a_push_that_fails_leaves_the_folder_whole_and_says_what_to_do(folder: P
 
 
 @case
+def test_a_model_that_nobody_saved_is_saved_before_the_hub_is_asked(folder: Path) -> None:
+    for step, options in {"create": {}, "branch": {"revision": "v2"}}.items():
+        trainer = trained(folder, f"unsaved-{step}", push_to_hub=False, save_strategy="no")
+        assert not list((folder / f"unsaved-{step}").glob("*.safetensors"))
+        with HUB.failing(step, 403), pytest.raises(OSError, match=rf"'me/unsaved-{step}' failed: \(403.*is whole in"):
+            trainer.push_to_hub(**options)
+        assert_same(by_us(str(folder / f"unsaved-{step}")), trainer.reranker.predict(SHORT))
+        trainer.push_to_hub(**options)
+        assert_same(by_us(f"me/unsaved-{step}", **options), trainer.reranker.predict(SHORT))
+
+
+@case
 def test_a_push_that_fails_in_training_is_warned_of_and_training_goes_on(folder: Path) -> None:
     for step, fault in {"preupload": 403, "commit": CUT}.items():
         with HUB.failing(step, fault), warnings_kept() as lines:
