@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import time
@@ -47,6 +48,7 @@ def arguments(folder: Path, name: str, **options: Any) -> RerankTrainingArgument
     )
 
 
+@functools.cache
 def train_set() -> Any:
     return word_groups(16).map(lambda row: {"passages": [f"{text} {MARK}" for text in row["passages"]]})
 
