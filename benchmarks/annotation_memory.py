@@ -1,9 +1,10 @@
-"""Memory of annotating: the peak of `annotate` on a million groups against ten thousand, under a teacher that costs nothing.
+"""Memory of annotating: the peak of `annotate` on a million groups against ten thousand, by a cheap teacher.
 
 Every side is a process of its own. Groups are synthetic, of 8 passages of about 100 characters; the teacher scores a
 passage by its length. `peak_mb` is the greatest resident memory of the process as the kernel notes it, Python and
 libraries included; for rows on disk it counts the pages of the file that the kernel keeps and would give back.
-`anonymous_mb` is the greatest of what it cannot give back, looked at ten times a second. The limit is 2048 MB for either.
+`anonymous_mb` is the greatest of what it cannot give back, looked at ten times a second. The limit is
+2048 MB for either.
 
 Sides, a kind of data set and a number of groups:
     stream-10000, stream-1000000  a stream that makes its groups on demand
@@ -50,7 +51,9 @@ def parse_args() -> argparse.Namespace:
 
 def groups_of(num_groups: int) -> Iterator[dict[str, Any]]:
     for number in range(num_groups):
-        passages = [f"passage {place} of group {number} " + "word " * (10 + number % 17) for place in range(NUM_PASSAGES)]
+        passages = [
+            f"passage {place} of group {number} " + "word " * (10 + number % 17) for place in range(NUM_PASSAGES)
+        ]
         yield {"query_id": str(number), "query": f"query {number}", "passages": passages}
 
 

@@ -149,7 +149,9 @@ class ShardFolder:
             raise ValueError(f"{self.path / MANIFEST} is no manifest of shards. Give another output_dir.")
         there = content["settings"]
         values = {name: (there.get(name), settings.get(name)) for name in dict.fromkeys([*there, *settings])}
-        unlike = [f"{name} is {a!r} there and {b!r} here" for name, (a, b) in values.items() if a != b and None not in (a, b)]
+        unlike = [
+            f"{name} is {a!r} there and {b!r} here" for name, (a, b) in values.items() if a != b and None not in (a, b)
+        ]
         if unlike:
             raise ValueError(
                 f"{self.path} was begun with other settings: {'; '.join(unlike)}. Give the same, or another output_dir."

@@ -19,6 +19,7 @@ from rerank_trainer.data.columns import GROUP_FEATURES, check_rows, fits
 from rerank_trainer.data.files import Source
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.shards import ShardFolder
+from rerank_trainer.data.streams import refuse_part_of_stream
 from rerank_trainer.models.progress import MANY_PAIRS, PairProgress
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.annotation.estimate import MOST_GROUPS, SHARE, estimate_from
@@ -90,13 +91,13 @@ def annotate(
         num_processes: How many processes share the work; None likewise.
         wait: Whether to wait until the other processes are done. Without it the first of them, if it is not the last to
             end, has to be started again to finish the manifest.
-        show_progress_bar: Whether the first process shows pairs scored, pairs a second and time left, of its share; None
-            does from a thousand pairs on. An estimate for all stands before it.
+        show_progress_bar: Whether the first process shows pairs scored, pairs a second and time left, of its share;
+            None does from a thousand pairs on. An estimate for all is logged before.
 
     Raises:
-        ValueError: If the groups are not valid or have the column already; the teacher's answer is not one finite number
-            a passage; the folder holds something else, was begun with another teacher, data set or setting, or a file
-            in it is damaged.
+        ValueError: If the groups are not valid or have the column already; the teacher's answer is not one finite
+            number a passage; the folder holds something else, was begun with another teacher, data set or setting, or
+            a file in it is damaged.
 
     >>> import tempfile
     >>> class LengthTeacher:

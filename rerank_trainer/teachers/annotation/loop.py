@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,7 @@ def write_shards(
     if work.num_shards == 0:
         raise ValueError("expected one group or more, found none")
     if process.index == 0:
-        for number in range(work.num_shards if wait else 0):
-            _wait_for(lambda: folder.shard(number) is not None, f"shard {number} of another process in {path}")
-        if all(folder.shard(number) is not None for number in range(work.num_shards)):
-            folder.finish(work.num_shards)
+        _finish(folder, work.num_shards, wait=wait)
     elif wait:
         _wait_for(lambda: folder.finished() is not None, f"the manifest of {path}")
     return work
@@ -134,6 +132,15 @@ def _write_shard(
     work.seconds += time.perf_counter() - start
 
 
+def _finish(folder: ShardFolder, num_shards: int, *, wait: bool) -> None:
+    for number in range(num_shards):
+        if wait:
+            _wait_for(partial(folder.shard, number), f"{folder.file(number)} of another process")
+        elif folder.shard(number) is None:
+            return
+    folder.finish(num_shards)
+
+
 def digest(table: pa.Table) -> str:
     """A digest of a table's values, however they are laid out in memory."""
     # row by row: what a shard's text takes twice over is not held
@@ -148,7 +155,7 @@ def num_passages(table: pa.Table) -> int:
     return int(pc.sum(pc.list_value_length(table["passages"])).as_py() or 0)
 
 
-def _wait_for(is_there: Callable[[], bool], what: str) -> None:
+def _wait_for(is_there: Callable[[], object], what: str) -> None:
     """Look until it is there, however long: whoever started the processes ends all when one fails."""
     told = time.monotonic()
     while not is_there():

@@ -83,8 +83,8 @@ def _matched(first: Mapping[tuple[str, ...], int], other: Mapping[tuple[str, ...
     missing = [key for key in first if key not in other]
     if missing:
         raise ValueError(
-            f"{name!r} lacks {len(missing)} of {len(first)} groups, of which the first is {missing[0]!r:.200}. Annotate "
-            "the same groups, or give the data set with fewer groups first."
+            f"{name!r} lacks {len(missing)} of {len(first)} groups, of which the first is {missing[0]!r:.200}. "
+            "Annotate the same groups, or give the data set with fewer groups first."
         )
     logger.info("%r: %d of its %d groups are used", name, len(first), len(other))
     return [other[key] for key in first]

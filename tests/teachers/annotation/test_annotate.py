@@ -16,7 +16,11 @@ from rerank_trainer.teachers.annotation.annotate import annotate
 from tests.tiny_models import tiny_model
 
 ROWS = [
-    {"query": f"query {i}", "passages": [f"{'word ' * (i % 4)}one", "two"][: 1 + i % 2], "labels": [1.0, 0.0][: 1 + i % 2]}
+    {
+        "query": f"query {i}",
+        "passages": [f"{'word ' * (i % 4)}one", "two"][: 1 + i % 2],
+        "labels": [1.0, 0.0][: 1 + i % 2],
+    }
     for i in range(25)
 ]
 GROUPS = datasets.Dataset.from_list(ROWS)
@@ -170,7 +174,9 @@ def test_a_folder_made_otherwise_is_refused_with_the_difference(tmp_path, change
 def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
 
-    with pytest.raises(ValueError, match=r"expected an empty folder, or one that annotate began, found \['thesis.txt'\]"):
+    with pytest.raises(
+        ValueError, match=r"expected an empty folder, or one that annotate began, found \['thesis.txt'\]"
+    ):
         annotate(GROUPS, LengthTeacher(), tmp_path)
     assert content(tmp_path) == {"thesis.txt": b"years of work"}
 

@@ -7,7 +7,11 @@ import pytest
 
 from rerank_trainer.teachers.annotation.merge import merge_teacher_scores
 
-GROUPS = {"query": ["sum", "star"], "passages": [["2", "3"], ["sun", "moon", "sea"]], "labels": [[1.0, 0.0], [1.0, 0.0, 0.0]]}
+GROUPS = {
+    "query": ["sum", "star"],
+    "passages": [["2", "3"], ["sun", "moon", "sea"]],
+    "labels": [[1.0, 0.0], [1.0, 0.0, 0.0]],
+}
 IDS = {"query_id": ["q1", "q2"], "passage_ids": [["p2", "p3"], ["s", "m", "o"]]}
 ONE = {"teacher_scores": [[2.0, 3.0], [7.0, 8.0, 9.0]]}
 
