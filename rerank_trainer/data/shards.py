@@ -103,6 +103,7 @@ class ShardFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._parts = path / UNFINISHED
+        self._finished: list[Shard] | None = None
 
     def file(self, number: int) -> Path:
         """The file of a shard, whether it is there or not."""
@@ -133,6 +134,7 @@ class ShardFolder:
                 if self.file(number).is_file() and not self._line(number).exists():
                     self._write_line(number, shard)
             self._write_manifest({"format": FORMAT, "settings": self._manifest()["settings"]})
+            self._finished = None
 
     def has_begun(self) -> bool:
         """Whether the manifest is there."""
@@ -158,15 +160,26 @@ class ShardFolder:
             )
 
     def shard(self, number: int) -> Shard | None:
-        """The line of a shard; None for one that is not there."""
+        """The line of a shard; None for one that is not there.
+
+        Raises:
+            ValueError: If the line is damaged, or the folder is complete and has fewer shards.
+        """
+        line = self._line(number)
         try:
-            line = self._line(number).read_bytes()
+            shard = Shard(**json.loads(line.read_bytes()))
         except FileNotFoundError:
             # read after the line: whoever finishes writes the manifest before it removes the lines
-            shards = self.finished() or []
-            shard = shards[number] if number < len(shards) else None
-        else:
-            shard = Shard(**json.loads(line))
+            shards = self.finished()
+            if shards is None:
+                return None
+            if number >= len(shards):
+                raise self._of_other_groups(
+                    f"is complete with {len(shards)} shards, and this data set has more"
+                ) from None
+            shard = shards[number]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{line} is damaged ({error}). Delete it: the shard is made again.") from error
         return shard if self.file(number).is_file() else None
 
     def check(self, number: int, shard: Shard, *, made_from: str, first_group: int) -> None:
@@ -176,10 +189,8 @@ class ShardFolder:
             ValueError: If it was made from other groups, or its file is damaged.
         """
         if shard.made_from != made_from:
-            raise ValueError(
-                f"{self.file(number)} was made from other groups than the data set's groups {first_group} to "
-                f"{first_group + shard.num_groups - 1}. Give the data set that it was made from, or another output_dir."
-            )
+            last = first_group + shard.num_groups - 1
+            raise self._of_other_groups(f"has other groups {first_group} to {last}, in {shard_name(number)}")
         self.check_bytes(number, shard)
 
     def check_bytes(self, number: int, shard: Shard) -> None:
@@ -212,11 +223,9 @@ class ShardFolder:
         Raises:
             ValueError: If there are more shards than the data set has.
         """
-        if self.shard(num_shards) is not None:
-            raise ValueError(
-                f"{self.path} has more shards than the {num_shards} of this data set: it was made from more groups. "
-                "Give the data set that it was made from, or another output_dir."
-            )
+        numbers = [*range(len(self.finished() or ())), *(int(line.stem) for line in self._parts.glob("*.json"))]
+        if max(numbers) >= num_shards:
+            raise self._of_other_groups(f"has {max(numbers) + 1} shards, and this data set {num_shards}")
         if self.finished() is None:
             shards = [shard for number in range(num_shards) if (shard := self.shard(number)) is not None]
             assert len(shards) == num_shards
@@ -228,11 +237,19 @@ class ShardFolder:
 
     def finished(self) -> list[Shard] | None:
         """The lines of all shards; None while some are missing."""
-        lines = self._manifest().get("shards")
-        if lines is None:
-            return None
-        # the files' names follow from their numbers: a manifest of others cannot send a reader elsewhere
-        return [Shard(**{name: value for name, value in line.items() if name != "file"}) for line in lines]
+        if self._finished is None:
+            lines = self._manifest().get("shards")
+            if lines is None:
+                return None
+            # the files' names follow from their numbers: a manifest of others cannot send a reader elsewhere
+            self._finished = [Shard(**{key: value for key, value in line.items() if key != "file"}) for line in lines]
+        return self._finished
+
+    def _of_other_groups(self, difference: str) -> ValueError:
+        return ValueError(
+            f"{self.path} is of another data set: it {difference}. Give the one that it was made from, or another "
+            "output_dir."
+        )
 
     def _line(self, number: int) -> Path:
         return self._parts / f"{number:05d}.json"

@@ -22,7 +22,7 @@ from rerank_trainer.data.shards import ShardFolder
 from rerank_trainer.data.streams import refuse_part_of_stream
 from rerank_trainer.models.progress import MANY_PAIRS, PairProgress
 from rerank_trainer.models.reranker import Reranker
-from rerank_trainer.teachers.annotation.estimate import MOST_GROUPS, SHARE, estimate_from
+from rerank_trainer.teachers.annotation.estimate import estimate_from
 from rerank_trainer.teachers.annotation.loop import Process, write_shards
 from rerank_trainer.teachers.annotation.scorer import COLUMN, TeacherScorer
 from rerank_trainer.teachers.teacher import Teacher
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 1024
 BATCH_SIZE = 256
+SAMPLE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def annotate(
     shown = False if process.index else show_progress_bar
     nums_pairs = _nums_pairs(groups, shard_size)
     own = None if nums_pairs is None else sum(nums_pairs[process.index :: process.count])
-    if process.index == 0:
+    if process.index == 0 and nums_pairs is not None:
         _log_estimate(groups, scorer, folder, nums_pairs, process)
     with PairProgress(own, show=shown, description="Teacher scores") as progress:
         options: dict[str, Any] = {"settings": settings, "process": process, "progress": progress, "wait": wait}
@@ -215,28 +216,20 @@ def _checked(table: pa.Table, start: int, schema: pa.Schema) -> pa.Table:
 
 
 def _log_estimate(
-    groups: datasets.Dataset | datasets.IterableDataset,
+    groups: datasets.Dataset,
     scorer: TeacherScorer,
     folder: ShardFolder,
-    nums_pairs: Sequence[int] | None,
+    nums_pairs: Sequence[int],
     process: Process,
 ) -> None:
     """Say what the shards that are missing will take, where that is worth a sample."""
-    num_open = None
-    if nums_pairs is not None:
-        is_there = [folder.has_begun() and folder.shard(number) is not None for number in range(len(nums_pairs))]
-        num_open = sum(pairs for pairs, there in zip(nums_pairs, is_there, strict=True) if not there)
-        if num_open <= MANY_PAIRS:
-            return
-    sample = _sample(groups)
-    if len(sample):
-        estimate = estimate_from(sample, scorer, num_pairs=num_open, num_processes=process.count)
-        logger.info("before the start, by a sample of %d groups: %s", len(sample), estimate)
-
-
-def _sample(groups: datasets.Dataset | datasets.IterableDataset) -> pa.Table:
-    """Groups from all over a data set; of a stream, the first ones."""
-    if isinstance(groups, datasets.IterableDataset):
-        return next(iter(groups.with_format("arrow").iter(MOST_GROUPS)), pa.table({}))
-    size = min(MOST_GROUPS, max(1, len(groups) // SHARE))
-    return groups.select(range(0, len(groups), len(groups) // size)).with_format("arrow")[:size]
+    is_there = [folder.has_begun() and folder.shard(number) is not None for number in range(len(nums_pairs))]
+    num_open = sum(pairs for pairs, there in zip(nums_pairs, is_there, strict=True) if not there)
+    if num_open <= MANY_PAIRS:
+        return
+    # from all over the data set; scored twice, so at most a hundredth of it
+    size = min(SAMPLE_SIZE, max(1, len(groups) // 100))
+    sample = groups.select(range(0, len(groups), len(groups) // size)).with_format("arrow")[:size]
+    estimate = estimate_from(sample, scorer, num_pairs=num_open, num_processes=process.count)
+    level = logging.INFO if estimate.cost is None else logging.WARNING  # money is spent from here on
+    logger.log(level, "before the start, by a sample of %d groups: %s", size, estimate)

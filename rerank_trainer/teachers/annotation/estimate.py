@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
+from tqdm import tqdm
 
 from rerank_trainer.teachers.annotation.loop import num_passages
 from rerank_trainer.teachers.annotation.scorer import TeacherScorer
 from rerank_trainer.teachers.teacher import Teacher
-
-# The sample is at most this part of the groups, and so many of them: it is scored twice.
-SHARE = 100
-MOST_GROUPS = 32
 
 
 @runtime_checkable
@@ -32,45 +29,45 @@ class Estimate:
     """What scoring will take.
 
     Attributes:
-        num_pairs: Pairs that are not scored yet; None where nobody knows.
+        num_pairs: Pairs that are not scored yet.
         pairs_per_second: Of all processes together.
-        seconds: For all pairs; None where nobody knows how many.
-        cost: For all pairs, or for each where nobody knows how many; None for a teacher that costs nothing.
+        cost: For all pairs; None for a teacher that costs nothing.
 
-    >>> print(Estimate(num_pairs=1_000_000, pairs_per_second=250.0, seconds=4000.0, cost=12.5))
+    >>> print(Estimate(num_pairs=1_000_000, pairs_per_second=250.0, cost=12.5))
     1,000,000 pairs at 250 a second: about 1:06:40; cost about 12.5
     """
 
-    num_pairs: int | None
+    num_pairs: int
     pairs_per_second: float
-    seconds: float | None
-    cost: float | None
+    cost: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """For all pairs."""
+        return self.num_pairs / self.pairs_per_second
 
     def __str__(self) -> str:
-        speed, each = f"{self.pairs_per_second:,.3g}", ""
-        if self.num_pairs is None or self.seconds is None:
-            text, each = f"{speed} pairs a second, of a stream of unknown length", " a pair"
-        else:
-            minutes, seconds = divmod(round(self.seconds), 60)
-            text = f"{self.num_pairs:,} pairs at {speed} a second: about {minutes // 60}:{minutes % 60:02}:{seconds:02}"
-        return text if self.cost is None else f"{text}; cost about {self.cost:.4g}{each}"
+        cost = "" if self.cost is None else f"; cost about {self.cost:.4g}"
+        time_left = tqdm.format_interval(self.seconds)
+        return f"{self.num_pairs:,} pairs at {self.pairs_per_second:,.3g} a second: about {time_left}{cost}"
 
 
-def estimate_from(sample: pa.Table, scorer: TeacherScorer, *, num_pairs: int | None, num_processes: int) -> Estimate:
+def estimate_from(sample: pa.Table, scorer: TeacherScorer, *, num_pairs: int, num_processes: int = 1) -> Estimate:
     """What scoring will take if its groups are like those of a sample, which is scored.
 
     Args:
         sample: Groups. The first is scored once before, since a first call may load and measure.
         scorer: Scores them.
-        num_pairs: Pairs that are to be scored; None where nobody knows.
+        num_pairs: Pairs that are to be scored.
         num_processes: Processes that share the work, all as fast as this one.
     """
     scorer(sample.slice(0, 1))
     start = time.perf_counter()
     scorer(sample)
-    num_sampled = num_passages(sample)
-    speed = num_processes * num_sampled / max(time.perf_counter() - start, 1e-9)
+    seconds, num_sampled = time.perf_counter() - start, num_passages(sample)
     cost = scorer.teacher.estimate_cost(sample.to_pylist()) if isinstance(scorer.teacher, PaidTeacher) else None
-    if cost is not None:
-        cost *= (1 if num_pairs is None else num_pairs) / num_sampled
-    return Estimate(num_pairs, speed, None if num_pairs is None else num_pairs / speed, cost)
+    return Estimate(
+        num_pairs,
+        pairs_per_second=num_processes * num_sampled / seconds,
+        cost=None if cost is None else cost * num_pairs / num_sampled,
+    )

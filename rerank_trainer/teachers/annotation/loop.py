@@ -143,10 +143,9 @@ def _finish(folder: ShardFolder, num_shards: int, *, wait: bool) -> None:
 
 def digest(table: pa.Table) -> str:
     """A digest of a table's values, however they are laid out in memory."""
-    # row by row: what a shard's text takes twice over is not held
     sha256 = hashlib.sha256()
     for row in table.to_pylist():
-        sha256.update(json.dumps(row, sort_keys=True).encode())
+        sha256.update(json.dumps(row, sort_keys=True, default=str).encode())
     return sha256.hexdigest()
 
 

@@ -154,11 +154,24 @@ def test_a_damaged_manifest_is_named(tmp_path):
         ({"dataset": GROUPS.add_column("weight", [1.0] * 25)}, r"columns is \['labels', 'passages', 'query'\] there"),
         (
             {"dataset": GROUPS.map(lambda row, i: {"query": f"{row['query']}{'?' * (i == 13)}"}, with_indices=True)},
-            r"train-00001.parquet was made from other groups than the data set's groups 10 to 19",
+            "it has other groups 10 to 19, in train-00001.parquet",
         ),
-        ({"dataset": GROUPS.to_iterable_dataset().take(20)}, "has more shards than the 2 of this data set"),
+        ({"dataset": GROUPS.to_iterable_dataset().take(20)}, "it has 3 shards, and this data set 2"),
+        (
+            {"dataset": datasets.concatenate_datasets([GROUPS.select(range(20))] * 2).to_iterable_dataset()},
+            "it has other groups 20 to 24, in train-00002.parquet",
+        ),
     ],
-    ids=["teacher", "shard size", "column", "fewer groups", "columns", "a query", "a shorter stream"],
+    ids=[
+        "teacher",
+        "shard size",
+        "column",
+        "fewer groups",
+        "columns",
+        "a query",
+        "a shorter stream",
+        "a longer stream",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:Parameter 'function'")
 def test_a_folder_made_otherwise_is_refused_with_the_difference(tmp_path, change, told):
@@ -169,6 +182,37 @@ def test_a_folder_made_otherwise_is_refused_with_the_difference(tmp_path, change
     with pytest.raises(ValueError, match=rf"(?s){told}.*another output_dir"):
         annotate(output_dir=tmp_path, **{**options, **change})
     assert content(tmp_path) == before
+
+
+def test_a_stream_that_has_grown_by_whole_shards_is_refused_before_they_are_scored(tmp_path):
+    annotate(GROUPS.select(range(20)).to_iterable_dataset(), LengthTeacher(), tmp_path, shard_size=10)
+    before, teacher = content(tmp_path), LengthTeacher()
+
+    with pytest.raises(ValueError, match="it is complete with 2 shards, and this data set has more"):
+        annotate(GROUPS.to_iterable_dataset(), teacher, tmp_path, shard_size=10)
+    assert content(tmp_path) == before
+    assert teacher.asked == []
+
+
+def test_a_stream_that_has_shrunk_is_refused_while_shards_are_missing(tmp_path):
+    options = {"shard_size": 5, "num_processes": 2, "wait": False}
+    annotate(GROUPS.to_iterable_dataset(), LengthTeacher(), tmp_path, process_index=0, **options)  # shards 0, 2 and 4
+    fewer = GROUPS.select(range(15))
+    annotate(fewer.to_iterable_dataset(), LengthTeacher(), tmp_path, process_index=1, **options)  # shard 1
+
+    with pytest.raises(ValueError, match="it has 5 shards, and this data set 3"):
+        annotate(fewer.to_iterable_dataset(), LengthTeacher(), tmp_path, process_index=0, **options)
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    annotate(GROUPS, LengthTeacher(), tmp_path, shard_size=10, process_index=0, num_processes=2, wait=False)
+    line = tmp_path / ".unfinished" / "00002.json"
+    line.write_text("{}")
+
+    with pytest.raises(ValueError, match=r"00002.json is damaged .*Delete it: the shard is made again"):
+        annotate(GROUPS, LengthTeacher(), tmp_path, shard_size=10)
+    line.unlink()
+    assert annotate(GROUPS, LengthTeacher(), tmp_path, shard_size=10).is_complete
 
 
 def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path):
