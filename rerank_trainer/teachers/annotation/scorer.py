@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import pyarrow as pa
 
@@ -44,7 +45,7 @@ class TeacherScorer:
     def __init__(
         self, teacher: str | Path | Reranker | Teacher, *, column: str = COLUMN, device: str | None = None
     ) -> None:
-        self.teacher = teacher if _is_teacher(teacher) else _loaded(teacher, device)
+        self.teacher: Teacher = teacher if _is_teacher(teacher) else _loaded(teacher, device)
         self.column = column
 
     def __call__(self, table: pa.Table, *, first_group: int = 0) -> pa.Table:
@@ -67,14 +68,12 @@ class TeacherScorer:
         return table.append_column(pa.field(self.column, _SCORES), pa.array(scores, type=_SCORES))
 
 
-def _is_teacher(value: Any) -> bool:
+def _is_teacher(value: Any) -> TypeGuard[Teacher]:
     return all(hasattr(value, name) for name in ("scale", "fingerprint", "score"))
 
 
-def _loaded(teacher: Any, device: str | None) -> Any:
+def _loaded(teacher: str | Path | Reranker, device: str | None) -> Teacher:
     # imported here: a teacher that is no model needs no PyTorch
-    import os
-
     import torch
 
     from rerank_trainer.teachers.teacher import as_teacher
