@@ -72,7 +72,7 @@ def _is_teacher(value: Any) -> TypeGuard[Teacher]:
     return all(hasattr(value, name) for name in ("scale", "fingerprint", "score"))
 
 
-def _loaded(teacher: str | Path | Reranker, device: str | None) -> Teacher:
+def _loaded(teacher: Any, device: str | None) -> Teacher:
     # imported here: a teacher that is no model needs no PyTorch
     import torch
 
