@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     from rerank_trainer.teachers.annotation.merge import merge_teacher_scores
     from rerank_trainer.teachers.annotation.scorer import TeacherScorer
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
+    from rerank_trainer.teachers.endpoints.apis import RerankApi
+    from rerank_trainer.teachers.endpoints.budget import Budget
+    from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
+    from rerank_trainer.teachers.endpoints.errors import BudgetError, EndpointError
+    from rerank_trainer.teachers.endpoints.judge import ChatJudge
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -60,10 +65,15 @@ _MODULES = {
     "Anchor": "rerank_trainer.objectives.anchor",
     "AnnotationReport": "rerank_trainer.teachers.annotation.annotate",
     "BM25": "rerank_trainer.data.first_stage",
+    "Budget": "rerank_trainer.teachers.endpoints.budget",
+    "BudgetError": "rerank_trainer.teachers.endpoints.errors",
+    "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
     "Embeddings": "rerank_trainer.mining.first_stages",
+    "EndpointError": "rerank_trainer.teachers.endpoints.errors",
+    "EndpointTeacher": "rerank_trainer.teachers.endpoints.endpoint",
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
     "LabelObjective": "rerank_trainer.objectives.objective",
@@ -76,6 +86,7 @@ _MODULES = {
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
     "RelativeMargin": "rerank_trainer.mining.filters",
+    "RerankApi": "rerank_trainer.teachers.endpoints.apis",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
     "RerankWatch": "rerank_trainer.trainers.watch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -139,7 +141,7 @@ def annotate(
     nums_pairs = _nums_pairs(groups, shard_size)
     own = None if nums_pairs is None else sum(nums_pairs[process.index :: process.count])
     if process.index == 0 and nums_pairs is not None:
-        _log_estimate(groups, scorer, folder, nums_pairs, process)
+        _log_estimate(groups, scorer, folder, nums_pairs, shard_size, process)
     with PairProgress(own, show=shown, description="Teacher scores") as progress:
         options: dict[str, Any] = {"settings": settings, "process": process, "progress": progress, "wait": wait}
         work = write_shards(_tables(groups, shard_size), scorer, folder.path, **options)
@@ -220,16 +222,18 @@ def _log_estimate(
     scorer: TeacherScorer,
     folder: ShardFolder,
     nums_pairs: Sequence[int],
+    shard_size: int,
     process: Process,
 ) -> None:
     """Say what the shards that are missing will take, where that is worth a sample."""
-    is_there = [folder.has_begun() and folder.shard(number) is not None for number in range(len(nums_pairs))]
-    num_open = sum(pairs for pairs, there in zip(nums_pairs, is_there, strict=True) if not there)
+    is_open = [not (folder.has_begun() and folder.shard(number)) for number in range(len(nums_pairs))]
+    num_open = sum(itertools.compress(nums_pairs, is_open))
     if num_open <= MANY_PAIRS:
         return
-    # from all over the data set; scored twice, so at most a hundredth of it
-    size = min(SAMPLE_SIZE, max(1, len(groups) // 100))
-    sample = groups.select(range(0, len(groups), len(groups) // size)).with_format("arrow")[:size]
+    missing = np.flatnonzero(np.repeat(is_open, shard_size)[: len(groups)])
+    size = min(SAMPLE_SIZE, max(1, len(missing) // 100))  # scored twice, so at most a hundredth
+    sample = groups.select(missing[:: len(missing) // size][:size]).with_format("arrow")[:]
     estimate = estimate_from(sample, scorer, num_pairs=num_open, num_processes=process.count)
-    level = logging.INFO if estimate.cost is None else logging.WARNING  # money is spent from here on
-    logger.log(level, "before the start, by a sample of %d groups: %s", size, estimate)
+    if estimate is not None:
+        level = logging.INFO if estimate.cost is None else logging.WARNING  # money is spent from here on
+        logger.log(level, "before the start, by a sample of %d groups: %s", size, estimate)

@@ -17,10 +17,13 @@ from rerank_trainer.teachers.teacher import Teacher
 
 @runtime_checkable
 class PaidTeacher(Teacher, Protocol):
-    """A teacher whose scores cost money."""
+    """A teacher that can say before what it costs, such as an ``EndpointTeacher``."""
 
-    def estimate_cost(self, groups: Sequence[Mapping[str, Any]]) -> float | None:
-        """What scoring these groups costs, in the unit of its prices; None where it has none."""
+    def estimate(self, groups: Sequence[Mapping[str, Any]]) -> Any:
+        """What these groups will cost: ``cost`` in the unit of its prices, or None, and the ``num_pairs`` it is for.
+
+        Nothing is asked. Pairs whose scores it has kept do not count.
+        """
         ...
 
 
@@ -52,8 +55,12 @@ class Estimate:
         return f"{self.num_pairs:,} pairs at {self.pairs_per_second:,.3g} a second: about {time_left}{cost}"
 
 
-def estimate_from(sample: pa.Table, scorer: TeacherScorer, *, num_pairs: int, num_processes: int = 1) -> Estimate:
+def estimate_from(
+    sample: pa.Table, scorer: TeacherScorer, *, num_pairs: int, num_processes: int = 1
+) -> Estimate | None:
     """What scoring will take if its groups are like those of a sample, which is scored.
+
+    None if the teacher has kept all scores of the sample, which then says nothing.
 
     Args:
         sample: Groups. The first is scored once before, since a first call may load and measure.
@@ -61,11 +68,14 @@ def estimate_from(sample: pa.Table, scorer: TeacherScorer, *, num_pairs: int, nu
         num_pairs: Pairs that are to be scored.
         num_processes: Processes that share the work, all as fast as this one.
     """
+    of_sample = scorer.teacher.estimate(sample.to_pylist()) if isinstance(scorer.teacher, PaidTeacher) else None
+    if of_sample is not None and not of_sample.num_pairs:
+        return None
+    cost = None if of_sample is None else of_sample.cost
     scorer(sample.slice(0, 1))
     start = time.perf_counter()
     scorer(sample)
     seconds, num_sampled = time.perf_counter() - start, num_passages(sample)
-    cost = scorer.teacher.estimate_cost(sample.to_pylist()) if isinstance(scorer.teacher, PaidTeacher) else None
     return Estimate(
         num_pairs,
         pairs_per_second=num_processes * num_sampled / seconds,

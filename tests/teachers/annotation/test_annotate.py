@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -318,8 +319,10 @@ def test_torchruns_variables_say_which_process_this_is(tmp_path, monkeypatch):
 
 def test_an_estimate_of_time_and_cost_stands_before_long_work(tmp_path, caplog, monkeypatch):
     class Paid(LengthTeacher):
-        def estimate_cost(self, groups):
-            return 0.25 * sum(len(group["passages"]) for group in groups)
+        def estimate(self, groups):
+            assert self.asked == []  # a teacher that keeps its answers has none to pay afterwards
+            num_pairs = sum(len(group["passages"]) for group in groups)
+            return SimpleNamespace(num_pairs=num_pairs, cost=0.25 * num_pairs)
 
     caplog.set_level(logging.INFO, logger=annotate_module.__name__)
     groups = datasets.concatenate_datasets([GROUPS] * 32)  # 32 * 37 pairs
