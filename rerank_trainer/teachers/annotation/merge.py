@@ -21,7 +21,7 @@ def merge_teacher_scores(annotated: Mapping[str, Source]) -> datasets.Dataset:
 
     Groups are joined by ``query_id``, or by the text of the query (and instruction) where one of two data sets has no
     such column; passages by ``passage_ids``, or likewise by their texts. So the others may have their rows and passages
-    in another order, and more of both. An ``EnsembleTeacher`` of ``ColumnTeacher`` makes one column of them.
+    in another order, and more of both. Trainers read ``teacher_scores``: rename one column, or make one of several.
 
     Args:
         annotated: Name of a teacher to its groups with ``teacher_scores``: a folder that ``annotate`` wrote, or

@@ -14,6 +14,8 @@ from rerank_trainer.data.shards import is_shard_folder
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.annotation import annotate as annotate_module
 from rerank_trainer.teachers.annotation.annotate import annotate
+from rerank_trainer.teachers.annotation.estimate import PaidTeacher
+from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
 from tests.tiny_models import tiny_model
 
 ROWS = [
@@ -334,6 +336,21 @@ def test_an_estimate_of_time_and_cost_stands_before_long_work(tmp_path, caplog, 
     caplog.clear()
     annotate(groups, Paid(), tmp_path / "out")  # nothing is left
     annotate(GROUPS, Paid(), tmp_path / "short")  # not worth it
+    assert not [text for text in caplog.messages if "before the start" in text]
+
+
+def test_a_service_says_before_what_it_costs(tmp_path):
+    assert isinstance(EndpointTeacher("http://localhost/x", api="tei", journal_dir=tmp_path), PaidTeacher)
+    assert not isinstance(LengthTeacher(), PaidTeacher)
+
+
+def test_a_sample_whose_answers_are_kept_says_nothing(tmp_path, caplog):
+    class Kept(LengthTeacher):
+        def estimate(self, groups):
+            return SimpleNamespace(num_pairs=0, cost=0.0)
+
+    caplog.set_level(logging.INFO, logger=annotate_module.__name__)
+    assert annotate(datasets.concatenate_datasets([GROUPS] * 32), Kept(), tmp_path).num_scored == 1184
     assert not [text for text in caplog.messages if "before the start" in text]
 
 
