@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from rerank_trainer.data.columns import GROUP_FEATURES, check_rows, fits
+from rerank_trainer.data.columns import check_rows, fits, group_features, is_of_named_teacher
 from rerank_trainer.data.files import Source
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.shards import ShardFolder
@@ -86,7 +86,8 @@ def annotate(
         teacher: A Hub id or folder, a :class:`Reranker`, or any :class:`Teacher`. Its scores must follow from the group
             and its fingerprint alone.
         output_dir: A folder that is not there, is empty, or was begun by this function with the same arguments.
-        column: The column of the scores. Trainers read ``teacher_scores``.
+        column: The column of the scores: ``teacher_scores``, which trainers read, or ``teacher_scores_<name>`` for one
+            of several teachers.
         shard_size: Groups of a shard, which are held in memory.
         batch_size: Groups of one call of the teacher; calls never join shards.
         device: Where a teacher given by name is put; None takes this process's GPU, or the CPU where there is none.
@@ -117,6 +118,8 @@ def annotate(
     for name, value in (("shard_size", shard_size), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value}: expected 1 or more")
+    if column != COLUMN and not is_of_named_teacher(column):
+        raise ValueError(f"column={column!r}: expected {COLUMN!r} or '{COLUMN}_...', which load_groups keeps")
     process = _this_process(process_index, num_processes)
     groups = _groups_of(dataset)
     if column in (groups.column_names or ()):
@@ -173,7 +176,7 @@ def _groups_of(dataset: Any) -> datasets.Dataset | datasets.IterableDataset:
         refuse_part_of_stream(dataset)
     else:
         check_rows(dataset, _roles(features))
-    wanted = datasets.Features({name: GROUP_FEATURES.get(name, feature) for name, feature in features.items()})
+    wanted = datasets.Features({**features, **group_features(features)})
     groups = dataset.with_format(None)
     return groups if features == wanted else groups.cast(wanted)
 
@@ -184,7 +187,7 @@ def _are_groups(features: datasets.Features) -> bool:
 
 
 def _roles(features: datasets.Features) -> dict[str, str]:
-    return {name: name for name in features if name in GROUP_FEATURES}
+    return {name: name for name in group_features(features)}
 
 
 def _nums_pairs(groups: datasets.Dataset | datasets.IterableDataset, shard_size: int) -> list[int] | None:

@@ -94,6 +94,14 @@ def test_groups_need_no_labels_and_keep_columns_of_their_own(tmp_path):
         assert scored.to_list() == [{**rows[0], "teacher_scores": [1.0, 5.0]}]
 
 
+def test_a_second_teacher_adds_a_column_to_what_the_first_one_wrote(tmp_path):
+    annotate(GROUPS, LengthTeacher(), tmp_path / "first")
+    annotate(tmp_path / "first", LengthTeacher(), tmp_path / "second", column="teacher_scores_llm")
+    scored = load_groups(tmp_path / "second")
+
+    assert scored["teacher_scores"][:] == scored["teacher_scores_llm"][:] == lengths(ROWS)
+
+
 def test_the_teacher_is_given_batches_of_one_shard_and_all_columns(tmp_path):
     sizes = []
 
@@ -152,7 +160,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
     [
         ({"teacher": LengthTeacher("others")}, "teacher is 'lengths' there and 'others' here"),
         ({"shard_size": 5}, "shard_size is 10 there and 5 here"),
-        ({"column": "other"}, "column is 'teacher_scores' there and 'other' here"),
+        ({"column": "teacher_scores_llm"}, "column is 'teacher_scores' there and 'teacher_scores_llm' here"),
         ({"dataset": GROUPS.select(range(20))}, "num_groups is 25 there and 20 here"),
         ({"dataset": GROUPS.add_column("weight", [1.0] * 25)}, r"columns is \['labels', 'passages', 'query'\] there"),
         (
@@ -302,9 +310,10 @@ def test_each_process_takes_its_own_shards_and_the_first_finishes(tmp_path):
         ({"process_index": 1}, "give both, or none"),
         ({"process_index": 2, "num_processes": 2}, "process 2 of 2: expected a number from 0 to 1"),
         ({"shard_size": 0}, "shard_size=0: expected 1 or more"),
+        ({"column": "llm"}, "column='llm': expected 'teacher_scores' or 'teacher_scores_...'"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(tmp_path, options, told):
+def test_arguments_that_make_no_sense_are_refused(tmp_path, options, told):
     with pytest.raises(ValueError, match=told):
         annotate(GROUPS, LengthTeacher(), tmp_path, **options)
 
