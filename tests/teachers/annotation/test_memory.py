@@ -49,7 +49,7 @@ def test_memory_does_not_grow_with_the_groups(tmp_path, kind):
         )
 
     peak_of(groups_of(50), tmp_path / "first")  # what is imported late is not what is measured
-    few, many = (peak_of(groups_of(number), tmp_path / str(number)) for number in (1500, 5000))
+    few, many = (peak_of(groups_of(number), tmp_path / str(number)) for number in (1100, 3100))
 
-    # `datasets` and the checks take 1,000 rows at a time; 3,500 groups more are 1.5 MB of text
+    # `datasets` and the checks take 1,000 rows at a time; 2,000 groups more are 0.9 MB of text
     assert many - few < 300_000
