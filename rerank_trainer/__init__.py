@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     )
     from rerank_trainer.objectives.schedules import Constant, Ramp
     from rerank_trainer.objectives.temperature import Temperature
+    from rerank_trainer.teachers.annotation.annotate import AnnotationReport, annotate
+    from rerank_trainer.teachers.annotation.merge import merge_teacher_scores
+    from rerank_trainer.teachers.annotation.scorer import TeacherScorer
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.column import ColumnTeacher
     from rerank_trainer.teachers.endpoints.apis import RerankApi
@@ -66,6 +69,7 @@ _MODULES = {
     "AbsoluteMargin": "rerank_trainer.mining.filters",
     "AffineMap": "rerank_trainer.objectives.consistency",
     "Anchor": "rerank_trainer.objectives.anchor",
+    "AnnotationReport": "rerank_trainer.teachers.annotation.annotate",
     "BM25": "rerank_trainer.data.first_stage",
     "Budget": "rerank_trainer.teachers.endpoints.budget",
     "BudgetError": "rerank_trainer.teachers.endpoints.errors",
@@ -104,6 +108,7 @@ _MODULES = {
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
     "TeacherReport": "rerank_trainer.teachers.check",
+    "TeacherScorer": "rerank_trainer.teachers.annotation.scorer",
     "Temperature": "rerank_trainer.objectives.temperature",
     "TfidfEncoder": "rerank_trainer.teachers.similarity",
     "TokenLogitHead": "rerank_trainer.models.token_logits",
@@ -112,12 +117,14 @@ _MODULES = {
     "Windows": "rerank_trainer.models.windows",
     "ZScore": "rerank_trainer.objectives.consistency",
     "add_teacher_scores": "rerank_trainer.teachers.store",
+    "annotate": "rerank_trainer.teachers.annotation.annotate",
     "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "fit_weights": "rerank_trainer.teachers.weights",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
     "load_trec": "rerank_trainer.data.trec",
+    "merge_teacher_scores": "rerank_trainer.teachers.annotation.merge",
     "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
     "reranker_card": "rerank_trainer.model_card",

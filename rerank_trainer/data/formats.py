@@ -44,7 +44,7 @@ def load_groups(
 
     Args:
         source: A ``datasets.Dataset`` or ``IterableDataset``; the path of a ``.jsonl``, ``.json``, ``.parquet``,
-            ``.csv`` or ``.tsv`` file; or the id of a data set on the Hub.
+            ``.csv`` or ``.tsv`` file, or of a folder that ``annotate`` wrote; or the id of a data set on the Hub.
         queries: See :func:`to_groups`.
         corpus: See :func:`to_groups`. Default: the one that a file of NeMo names inside its own folder.
         split: Which split of a data set on the Hub. The rows of a file are the split ``"train"``; parts such as
