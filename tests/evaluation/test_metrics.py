@@ -8,7 +8,8 @@ import ir_measures
 import numpy as np
 import pytest
 
-from rerank_trainer.data.trec import load_beir, write_run
+from rerank_trainer.data.runs import write_run
+from rerank_trainer.data.trec import load_beir
 from rerank_trainer.evaluation.evaluator import evaluate_groups
 from rerank_trainer.evaluation.metrics import parse_metric, ranking_metrics
 
