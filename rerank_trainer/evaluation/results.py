@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,16 +47,22 @@ class DepthResult:
         """Means over queries of "reranked", "first_stage" or "ceiling"."""
         return {metric: mean_over_queries(values) for metric, values in self.values[ranking].items()}
 
-    def by_query(self, metric: str, ranking: str = RERANKED) -> dict[str, float]:
-        """The metric of each query about which something relevant is known.
+    def of(self, metric: str, ranking: str = RERANKED) -> NDArray[np.float64]:
+        """The metric of all queries, ``(num_queries,)``; NaN where nothing relevant is known.
 
         Raises:
-            ValueError: If the metric was not asked for.
+            ValueError: If the metric was not asked for, or the order is none of the three.
         """
-        values = self.values[ranking].get(metric)
-        if values is None:
+        if ranking not in RANKINGS:
+            raise ValueError(f"ranking={ranking!r}: expected one of {RANKINGS}")
+        if metric not in self.values[ranking]:
             raise ValueError(f"metric {metric!r} was not evaluated; expected one of {list(self.values[ranking])}")
-        return {name: float(v) for name, v in zip(self.query_ids, values, strict=True) if not np.isnan(v)}
+        return self.values[ranking][metric]
+
+    def by_query(self, metric: str, ranking: str = RERANKED) -> dict[str, float]:
+        """The metric of each query about which something relevant is known; see :meth:`of`."""
+        values = zip(self.query_ids, self.of(metric, ranking).tolist(), strict=True)
+        return {query_id: value for query_id, value in values if not math.isnan(value)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +106,7 @@ class Evaluation:
     def curve(self, metric: str, *, first_stage: str | None = None, ranking: str = RERANKED) -> dict[int, float]:
         """Depth to the mean of a metric over queries; see :meth:`at`."""
         name = self.at(first_stage=first_stage).first_stage
-        return {r.depth: r.figures(ranking)[metric] for r in self.results if r.first_stage == name}
+        return {r.depth: mean_over_queries(r.of(metric, ranking)) for r in self.results if r.first_stage == name}
 
     def spread(self, *, first_stage: str | None = None) -> dict[str, float]:
         """``score_std`` and ``tie_share`` of the reranker's scores, as the trainer logs them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ir_measures
 import pytest
 
-from rerank_trainer.data.runs import read_qrels, read_run, write_run
+from rerank_trainer.data.runs import as_qrels, as_run, read_qrels, read_run, write_run
 
 
 def written(path, *lines):
@@ -87,6 +87,29 @@ def test_a_run_that_could_not_be_read_back_is_not_written(tmp_path, run, tag, me
     assert not (tmp_path / "a.trec").exists()
 
 
+def test_a_run_in_memory_is_that_of_the_file(tmp_path):
+    path = written(tmp_path / "a.trec", "q1 Q0 p1 1 0.5 tag", "q1 Q0 p2 2 2.0 tag", "q1 Q0 p3 3 2.0 tag")
+    expected = read_run(path)
+
+    assert as_run({"q1": [("p1", 0.5), ("p2", 2.0), ("p3", 2.0)]}) == expected
+    assert as_run({"q1": {"p1": 0.5, "p2": 2.0, "p3": 2.0}}) == as_run(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("passages", "message"),
+    [
+        ([("p1", 1.0), ("p1", 0.5)], "run=, query 'q1': has passage 'p1' for the second time"),
+        ([("p1", "high")], "run=, query 'q1', passage 'p1': expected a finite number as score, found 'high'"),
+        ([("p1", None)], "passage 'p1': expected a finite number as score, found None"),
+        ({"p1": float("nan")}, "passage 'p1': expected a finite number as score, found nan"),
+        (["p1"], r"query 'q1': expected \(passage id, score\) pairs, found 'p1'"),
+    ],
+)
+def test_a_malformed_entry_of_a_run_in_memory_is_named(passages, message):
+    with pytest.raises(ValueError, match=message):
+        as_run({"q1": passages})
+
+
 # ---- qrels
 
 HEADER = "query-id\tcorpus-id\tscore"
@@ -127,3 +150,20 @@ def test_a_malformed_line_of_qrels_is_named(tmp_path, lines, message):
 
     with pytest.raises(ValueError, match=message):
         read_qrels(path)
+
+
+def test_qrels_in_memory_are_those_of_the_file(tmp_path):
+    path = written(tmp_path / "a.txt", "q1 0 p1 2", "q1 0 p2 -1")
+
+    assert as_qrels({"q1": {"p1": 2, "p2": -1.0}}) == as_qrels(path) == {"q1": {"p1": 2, "p2": -1}}
+
+
+@pytest.mark.parametrize("grade", [0.5, "1", None, float("nan")])
+def test_a_grade_in_memory_that_is_no_integer_is_named(grade):
+    with pytest.raises(ValueError, match=r"query 'q1', passage 'p1': expected an integer as grade, found"):
+        as_qrels({"q1": {"p1": grade}})
+
+
+def test_qrels_without_grades_are_refused():
+    with pytest.raises(ValueError, match=r"query 'q1': expected \{passage_id: grade\}, found"):
+        as_qrels({"q1": ["p1"]})

@@ -259,6 +259,60 @@ def test_counts_below_one_are_refused(folder, option):
         load_beir(folder, "test", **{option: 0})
 
 
+# ---- sets on the Hub, here folders of their format
+
+
+def hub_folder(path, configs):
+    """A data set whose card names configurations, each with one file a split."""
+    path.mkdir(parents=True)
+    lines = ["---", "configs:"]
+    for config, splits in configs.items():
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for split, rows in splits.items():
+            name = f"{config}-{split}.jsonl"
+            written(path / name, *json_lines(*rows))
+            lines += [f"  - split: {split}", f"    path: {name}"]
+    written(path / "README.md", *lines, "---")
+
+
+@pytest.fixture
+def hub_rows(folder):
+    tables = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("corpus", "queries")
+    }
+    tables["corpus"] = [{"_id": r["_id"], "title": r.get("title") or "", "text": r["text"]} for r in tables["corpus"]]
+    lines = [line.split("\t") for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]]
+    qrels = [{"query-id": query, "corpus-id": passage, "score": int(grade)} for query, passage, grade in lines]
+    return {name: {name: rows} for name, rows in tables.items()}, qrels
+
+
+@pytest.mark.parametrize("layout", ["qrels beside", "qrels inside", "default inside"])
+def test_a_set_of_the_hub_gives_the_groups_of_its_folder(folder, hub_rows, tmp_path, monkeypatch, layout):
+    tables, qrels = hub_rows
+    inside = {
+        "qrels beside": {},
+        "qrels inside": {"qrels": {"test": qrels}},
+        "default inside": {"default": {"test": qrels}},
+    }
+    hub_folder(tmp_path / "hub" / "BeIR" / "toy", tables | inside[layout])
+    if layout == "qrels beside":
+        hub_folder(tmp_path / "hub" / "BeIR" / "toy-qrels", {"default": {"test": qrels}})
+    expected = list(load_beir(folder, "test", run=folder / "run.trec"))
+    monkeypatch.chdir(tmp_path / "hub")
+
+    assert list(load_beir("BeIR/toy", "test", run=folder / "run.trec")) == expected
+
+
+def test_a_split_that_the_qrels_of_a_set_lack_is_refused(hub_rows, tmp_path, monkeypatch):
+    tables, qrels = hub_rows
+    hub_folder(tmp_path / "hub" / "BeIR" / "toy", tables | {"qrels": {"test": qrels}})
+    monkeypatch.chdir(tmp_path / "hub")
+
+    with pytest.raises(ValueError, match=r"expected a split of its qrels \(BeIR/toy\), one of \['test'\], found 'dev'"):
+        load_beir("BeIR/toy", "dev")
+
+
 # ---- runs and qrels outside a folder
 
 
@@ -335,3 +389,17 @@ def test_groups_of_a_real_collection_give_the_recall_of_its_run(rerank_data):
     ]
     assert len(groups) == 300
     assert sum(recall) / 300 == pytest.approx(0.9127, abs=5e-5)  # R@100 in the collection's README
+
+
+def test_a_run_and_qrels_in_memory_give_the_groups_of_their_files(folder):
+    options = {"queries": folder / "queries.jsonl", "corpus": folder / "corpus.jsonl"}
+    run = {"q1": {"p3": 1.0, "p1": 3.0, "p2": 2.0}, "q2": {"p1": 3.0}, "q9": {"p1": 3.0}}
+    qrels = {"q1": {"p4": 1, "p2": 2}, "q2": {"p3": 1, "p1": 0}, "q3": {"p5": 1}}
+
+    assert list(load_trec(run, qrels, **options)) == list(load_beir(folder, "test", run=folder / "run.trec"))
+    with pytest.raises(ValueError, match=r"run=: passage 'p9' is not in .*corpus.jsonl \(1 such"):
+        load_trec({"q1": {"p9": 1.0}}, qrels, **options)
+    with pytest.raises(ValueError, match="qrels=: query 'q8' is not in .*queries.jsonl"):
+        load_trec(run, {"q8": {"p1": 1}}, **options)
+    with pytest.raises(ValueError, match="run= and qrels= share no query: the run has 'q7' and 1 in all"):
+        load_trec({"q7": {"p1": 1.0}}, qrels, **options)
