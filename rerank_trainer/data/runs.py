@@ -80,7 +80,7 @@ def as_run(source: RunSource) -> Run:
         pairs = list(passages.items()) if isinstance(passages, Mapping) else list(passages)
         seen: set[str] = set()
         for pair in pairs:
-            if len(pair) != 2 or not isinstance(pair[0], str):
+            if isinstance(pair, str) or len(pair) != 2 or not isinstance(pair[0], str):
                 raise ValueError(f"run=, query {query_id!r}: expected (passage id, score) pairs, found {pair!r}")
             if pair[0] in seen:
                 raise ValueError(f"run=, query {query_id!r}: has passage {pair[0]!r} for the second time. Keep one.")

@@ -102,7 +102,8 @@ def load_trec(
 
     rows = [_row(query_id, judged[query_id], candidates.get(query_id, []), add_positives) for query_id in judged]
     kept = [row for row in rows if row["passage_ids"] or row["missed_gains"]]
-    groups = f"top {depth} of {'BM25' if run is None else _in_words(run, 'run')} for {of_qrels}"
+    first_stage = "BM25" if run is None else f"the run {'in memory' if isinstance(run, Mapping) else run}"
+    groups = f"top {depth} of {first_stage} for {of_qrels}"
     _log(groups, kept, judged, candidates, add_positives=add_positives)
     if not kept:
         raise ValueError(f"{of_qrels}: expected a query with candidates or with a relevant passage, found none")

@@ -12,7 +12,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from rerank_trainer.evaluation.lists import CandidateLists, ScoredLists, candidate_lists, checked_depths
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
-from rerank_trainer.evaluation.results import Evaluation, judge
+from rerank_trainer.evaluation.results import DepthResult, Evaluation, judge
 from rerank_trainer.evaluation.scorers import Ask, logger, scores_of, takes_instructions
 from rerank_trainer.models.pairs import distinct
 
@@ -101,7 +101,8 @@ class RerankEvaluator(BaseEvaluator):
         }
 
     def _evaluated(self, model: Any, *, by_all_processes: bool) -> Evaluation:
-        results, scored = [], {}
+        results: list[DepthResult] = []
+        scored = {}
         all_scores = self._scores(model, by_all_processes=by_all_processes)
         for own, scores in zip(self.lists, all_scores, strict=True):
             results += judge(own, scores, depths=self.depths, metrics=self.metrics)

@@ -111,7 +111,7 @@ def _lists_of(name: str, groups: datasets.Dataset) -> CandidateLists:
             f"{name}: expected groups with query, passages and labels, found the columns {groups.column_names}. "
             "to_groups makes groups of other layouts; without labels nothing can be judged."
         )
-    labels = _column(groups, "labels")
+    labels = groups["labels"][:]
     query_ids = [str(i) for i in _column(groups, "query_id") or range(len(labels))]
     seen: set[str] = set()
     for row, query_id in enumerate(query_ids):

@@ -129,8 +129,9 @@ def mean_over_queries(values: NDArray[np.float64]) -> float:
 
 
 def _unknown_metric(name: Any, kind: str) -> ValueError:
-    names = {known.lower(): known for known in (*EXPECTED, *_SHORT)}  # "AP" and "map" are both offered
-    nearest = [names[close] for close in difflib.get_close_matches(kind.lower(), names, n=3, cutoff=0.5)]
+    known = (*_SHORT, *EXPECTED) if kind.islower() else (*EXPECTED, *_SHORT)
+    close = difflib.get_close_matches(kind.lower(), {one.lower() for one in known}, n=2, cutoff=0.5)
+    nearest = [one for match in close for one in known if one.lower() == match]
     rest = str(name)[len(kind) :]
     usable = [near + (rest if re.fullmatch(r"@[1-9]\d*", rest) else _cutoff_hint(near)) for near in nearest]
     guess = f"Did you mean {' or '.join(usable)}? " if usable else ""

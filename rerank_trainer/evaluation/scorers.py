@@ -110,7 +110,7 @@ def _numbers(given: Any, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64
         raise ValueError(f"predict returned {len(scores)} scores for {len(pairs)} pairs; it must return one a pair")
     wrong = np.flatnonzero(~np.isfinite(scores))
     if len(wrong):
-        query, passage = pairs[wrong[0]]
+        query, passage = pairs[int(wrong[0])]
         raise ValueError(
             f"{len(wrong)} of {len(pairs)} scores are not finite numbers, the first is {scores[wrong[0]]} for the "
             f"query {query[:80]!r} with the passage {passage[:80]!r}. The model has diverged, or the function is wrong."

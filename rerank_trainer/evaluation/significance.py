@@ -98,7 +98,7 @@ def paired_test(
         rng=np.random.default_rng(seed),
     )
     num_queries, difference = len(differences), float(differences.mean())
-    std = float(differences.std(ddof=1)) if np.ptp(differences) else 0.0
+    std: float = float(differences.std(ddof=1)) if np.ptp(differences) else 0.0
     return PairedTest(
         difference=difference,
         low=low,
@@ -109,7 +109,7 @@ def paired_test(
         num_queries=num_queries,
         num_wins=int((differences > 0).sum()),
         num_losses=int((differences < 0).sum()),
-        exact=2.0**num_queries <= num_resamples,
+        exact=num_queries <= math.log2(num_resamples),
     )
 
 

@@ -135,9 +135,13 @@ def train_all(folder: Path, *, runs: dict[str, dict[str, Any]]) -> None:
         train(folder, name=name, **options)
 
 
-def judge_words(folder: Path) -> None:
-    """Judge an untrained model in all processes; each keeps in ``<rank>.json`` what it found and how much it scored."""
-    rank = PartialState(cpu=True).process_index
+def judge_words(folder: Path, *, rank: int | None = None) -> None:
+    """Judge an untrained model, and one that fails in the first process; each keeps in ``<rank>.json`` what it found.
+
+    With a rank, without a group of processes.
+    """
+    folder.mkdir(exist_ok=True)
+    rank = PartialState(cpu=True).process_index if rank is None else rank
     reranker, num_scored = small_reranker(spread=0.3), []
 
     def predict(pairs: list[tuple[str, str]]) -> torch.Tensor:
