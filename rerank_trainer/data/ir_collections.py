@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 
-from rerank_trainer.data.runs import Qrels, Run, RunSource, as_run
+from rerank_trainer.data.runs import Qrels, Run, RunSource, add_grade, as_run
 from rerank_trainer.data.trec import load_trec
 
 SCOREDDOCS = "scoreddocs"
@@ -90,12 +90,7 @@ def _opened(name: str, *, needs: tuple[str, ...]) -> Any:
 def _qrels(collection: Any, name: str) -> Qrels:
     qrels: Qrels = {}
     for judged in collection.qrels_iter():
-        known = qrels.setdefault(judged.query_id, {}).setdefault(judged.doc_id, judged.relevance)
-        if known != judged.relevance:
-            raise ValueError(
-                f"{name}: query {judged.query_id!r} has passage {judged.doc_id!r} with the grades {known} and "
-                f"{judged.relevance}. Write the qrels that are meant to a file, and use load_trec."
-            )
+        add_grade(qrels, judged.query_id, judged.doc_id, judged.relevance, name)
     return qrels
 
 

@@ -148,13 +148,22 @@ def read_qrels(path: str | os.PathLike[str]) -> Qrels:
     """
     qrels: Qrels = {}
     for number, query_id, passage_id, grade in _qrels_lines(path):
-        known = qrels.setdefault(query_id, {}).setdefault(passage_id, grade)
-        if known != grade:
-            raise ValueError(
-                f"{path}:{number}: query {query_id!r} has passage {passage_id!r} for the second time, with grade "
-                f"{grade} instead of {known}. Keep one of the two lines."
-            )
+        add_grade(qrels, query_id, passage_id, grade, f"{path}:{number}")
     return qrels
+
+
+def add_grade(qrels: Qrels, query_id: str, passage_id: str, grade: int, where: str) -> None:
+    """Add one judgement to the qrels; the same one may come again.
+
+    Raises:
+        ValueError: If the passage has another grade already.
+    """
+    known = qrels.setdefault(query_id, {}).setdefault(passage_id, grade)
+    if known != grade:
+        raise ValueError(
+            f"{where}: query {query_id!r} has passage {passage_id!r} for the second time, with grade {grade} instead "
+            f"of {known}. Keep one of the two."
+        )
 
 
 def as_qrels(source: QrelsSource) -> Qrels:

@@ -24,6 +24,7 @@ from rerank_trainer.data.runs import (
     QrelsSource,
     Run,
     RunSource,
+    add_grade,
     as_qrels,
     as_run,
     split_columns,
@@ -178,9 +179,9 @@ def _hub_qrels(name: str, split: str) -> Qrels:
     rows = datasets.load_dataset(source, config, split=split)
     if not set(BEIR_COLUMNS) <= set(rows.column_names):
         raise ValueError(f"{source}: expected qrels with the columns {BEIR_COLUMNS}, found {rows.column_names}")
-    qrels: dict[str, dict[str, Any]] = {}
-    for query_id, passage_id, grade in zip(*(rows[column] for column in BEIR_COLUMNS), strict=True):
-        qrels.setdefault(str(query_id), {})[str(passage_id)] = grade
+    qrels: Qrels = {}
+    for number, (query_id, passage_id, grade) in enumerate(zip(*(rows[name] for name in BEIR_COLUMNS), strict=True)):
+        add_grade(qrels, str(query_id), str(passage_id), grade, f"{source}, row {number}")
     return as_qrels(qrels)
 
 

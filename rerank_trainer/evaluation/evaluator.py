@@ -12,7 +12,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from rerank_trainer.evaluation.lists import CandidateLists, ScoredLists, candidate_lists, checked_depths
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
-from rerank_trainer.evaluation.results import DepthResult, Evaluation, judge
+from rerank_trainer.evaluation.results import DepthJudge, Evaluation
 from rerank_trainer.evaluation.scorers import Ask, logger, scores_of, takes_instructions
 from rerank_trainer.models.pairs import distinct
 
@@ -61,6 +61,7 @@ class RerankEvaluator(BaseEvaluator):
         self.metrics = tuple(metrics)
         self.lists = candidate_lists(groups)
         self.depths = checked_depths(depths, self.lists)
+        self._judges = [[DepthJudge(own, depth, self.metrics) for depth in self.depths] for own in self.lists]
         self.name = name
         self.primary_metric = "_".join(part for part in (name, next(iter(self._flat({})), "")) if part)
 
@@ -101,14 +102,18 @@ class RerankEvaluator(BaseEvaluator):
         }
 
     def _evaluated(self, model: Any, *, by_all_processes: bool) -> Evaluation:
-        results: list[DepthResult] = []
-        scored = {}
         all_scores = self._scores(model, by_all_processes=by_all_processes)
-        for own, scores in zip(self.lists, all_scores, strict=True):
-            results += judge(own, scores, depths=self.depths, metrics=self.metrics)
-            labels, missed = own.cut(self.depths[-1])
-            passage_ids = [ids[: self.depths[-1]] for ids in own.passage_ids]
-            scored[own.name] = ScoredLists(own.groups["query"][:], own.query_ids, passage_ids, labels, missed, scores)
+        results, scored = [], {}
+        for own, judges, scores in zip(self.lists, self._judges, all_scores, strict=True):
+            results += [judge(scores) for judge in judges]
+            scored[own.name] = ScoredLists(
+                queries=own.groups["query"][:],
+                query_ids=own.query_ids,
+                passage_ids=[ids[: self.depths[-1]] for ids in own.passage_ids],
+                labels=judges[-1].labels,
+                missed_gains=judges[-1].missed_gains,
+                scores=scores,
+            )
         return Evaluation(self.name, tuple(results), scored)
 
     def _scores(self, model: Any, *, by_all_processes: bool) -> list[list[NDArray[np.float64]]]:

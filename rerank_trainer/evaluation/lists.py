@@ -82,8 +82,8 @@ def candidate_lists(groups: datasets.Dataset | Mapping[str, datasets.Dataset]) -
     """The lists of one data set, or of several first stages by name, checked.
 
     Raises:
-        ValueError: If groups lack labels or anything relevant, a query id stands there twice, or first stages differ in
-            the queries that can be judged.
+        ValueError: If groups lack labels or anything relevant, a query id stands there twice, a name is none that a
+            file can have, or first stages differ in the queries that can be judged.
     """
     if isinstance(groups, datasets.DatasetDict) or not isinstance(groups, Mapping | datasets.Dataset):
         raise ValueError(
@@ -93,6 +93,9 @@ def candidate_lists(groups: datasets.Dataset | Mapping[str, datasets.Dataset]) -
     of_stages = dict(groups) if isinstance(groups, Mapping) else {CANDIDATES: groups}
     if not of_stages:
         raise ValueError("groups: expected one first stage or more, found an empty dict")
+    for name in of_stages:
+        if not name or "/" in name or "\\" in name:
+            raise ValueError(f"first stage {name!r}: expected a name that a file can have; it becomes one of a run")
     lists = [_lists_of(name, of_stage) for name, of_stage in of_stages.items()]
     for other in lists[1:]:
         differ = sorted(set(lists[0].judged) ^ set(other.judged))

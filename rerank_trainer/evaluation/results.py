@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -187,34 +188,38 @@ class Evaluation:
         return "\n".join([*([self.name] if self.name else []), *(line.rstrip() for line in lines)])
 
 
-def judge(
-    lists: CandidateLists, scores: Sequence[NDArray[np.float64]], *, depths: Sequence[int], metrics: Sequence[str]
-) -> Iterator[DepthResult]:
-    """What one first stage gives at each depth, from scores of its whole lists.
+class DepthJudge:
+    """Judges scores of the lists of one first stage, cut at one depth; what holds for any scores is found once.
 
     Args:
-        lists: Its candidate lists.
-        scores: Of the candidates down to the greatest depth, one array a query.
-        depths: In rising order.
+        lists: The candidate lists.
+        depth: Where they are cut.
         metrics: Their names.
     """
-    for depth in depths:
-        labels, missed = lists.cut(depth)
-        orders: dict[str, Any] = {
-            RERANKED: [row[:depth] for row in scores],
-            FIRST_STAGE: [-np.arange(len(row), dtype=np.float64) for row in labels],
-            CEILING: labels,
-        }
+
+    def __init__(self, lists: CandidateLists, depth: int, metrics: Sequence[str]) -> None:
+        self.lists, self.depth, self.metrics = lists, depth, metrics
+        self.labels, self.missed_gains = lists.cut(depth)
+
+    def __call__(self, scores: Sequence[NDArray[np.float64]]) -> DepthResult:
+        """The result of scores of each list, which may be longer than the cut."""
+        labels, missed = self.labels, self.missed_gains
         num_found, num_missed = (sum(grade >= 1 for row in grades for grade in row) for grades in (labels, missed))
-        yield DepthResult(
-            first_stage=lists.name,
-            depth=depth,
-            query_ids=lists.query_ids,
+        return DepthResult(
+            first_stage=self.lists.name,
+            depth=self.depth,
+            query_ids=self.lists.query_ids,
             found_share=num_found / (num_found + num_missed),
-            values={
-                order: metrics_by_query(of_order, labels, missed, metrics=metrics) for order, of_order in orders.items()
-            },
+            values={RERANKED: self._values([row[: self.depth] for row in scores]), **self._bounds},
         )
+
+    @cached_property
+    def _bounds(self) -> dict[str, dict[str, NDArray[np.float64]]]:
+        in_their_order: Any = [-np.arange(len(row), dtype=np.float64) for row in self.labels]
+        return {FIRST_STAGE: self._values(in_their_order), CEILING: self._values(self.labels)}
+
+    def _values(self, scores: Any) -> dict[str, NDArray[np.float64]]:
+        return metrics_by_query(scores, self.labels, self.missed_gains, metrics=self.metrics)
 
 
 def _in_words(value: Any) -> str:

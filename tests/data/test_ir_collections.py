@@ -132,7 +132,9 @@ def test_what_is_missing_is_named(monkeypatch, toy):
 
 def test_two_grades_of_one_passage_and_a_run_of_other_queries_are_refused(monkeypatch):
     put_in_place(monkeypatch, toy=StandIn(qrels=[*QRELS, ("q1", "p2", 1)]))
-    with pytest.raises(ValueError, match="query 'q1' has passage 'p2' with the grades 2 and 1"):
+    with pytest.raises(
+        ValueError, match="toy: query 'q1' has passage 'p2' for the second time, with grade 1 instead of 2"
+    ):
         load_ir_dataset("toy")
     put_in_place(monkeypatch, toy=StandIn())
     with pytest.raises(ValueError, match="run= and qrels= share no query"):

@@ -304,11 +304,16 @@ def test_a_set_of_the_hub_gives_the_groups_of_its_folder(folder, hub_rows, tmp_p
     assert list(load_beir("BeIR/toy", "test", run=folder / "run.trec")) == expected
 
 
-def test_a_split_that_the_qrels_of_a_set_lack_is_refused(hub_rows, tmp_path, monkeypatch):
+def test_a_split_that_the_qrels_of_a_set_lack_and_a_second_grade_are_refused(hub_rows, tmp_path, monkeypatch):
     tables, qrels = hub_rows
     hub_folder(tmp_path / "hub" / "BeIR" / "toy", tables | {"qrels": {"test": qrels}})
     monkeypatch.chdir(tmp_path / "hub")
 
+    hub_folder(tmp_path / "hub" / "BeIR" / "torn", tables | {"qrels": {"test": [*qrels, qrels[0] | {"score": 2}]}})
+    with pytest.raises(
+        ValueError, match="BeIR/torn, row 5: query 'q1' has passage 'p4' for the second time, with grade 2"
+    ):
+        load_beir("BeIR/torn", "test")
     with pytest.raises(ValueError, match=r"expected a split of its qrels \(BeIR/toy\), one of \['test'\], found 'dev'"):
         load_beir("BeIR/toy", "dev")
 

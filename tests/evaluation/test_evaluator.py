@@ -18,6 +18,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator, SequentialEvalu
 from rerank_trainer.data.prompts import Prompt
 from rerank_trainer.data.runs import read_qrels, read_run, write_run
 from rerank_trainer.data.trec import load_beir, load_trec
+from rerank_trainer.evaluation import results
 from rerank_trainer.evaluation.evaluator import RerankEvaluator, evaluate_groups
 from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.models.reranker import Reranker
@@ -164,6 +165,17 @@ def test_the_ceiling_is_the_best_of_all_orders_and_the_share_found_is_counted_by
         assert result.figures("ceiling") == pytest.approx(best)
         assert result.found_share == pytest.approx(share)
         assert result.figures("ceiling")["R@20"] < 1
+
+
+def test_first_stage_and_ceiling_are_judged_once_however_many_rerankers_are(monkeypatch):
+    judged = []
+    real = results.metrics_by_query
+    monkeypatch.setattr(results, "metrics_by_query", lambda *args, **kwargs: judged.append(1) or real(*args, **kwargs))
+    evaluator = RerankEvaluator(GROUPS)
+
+    for _ in range(2):
+        evaluator.evaluate(lambda pairs: [float(p) for _, p in pairs])
+    assert len(judged) == 3 + 1
 
 
 def test_several_first_stages_of_other_queries_are_refused(collection):
@@ -387,6 +399,8 @@ def test_groups_without_labels_and_what_is_no_data_set_are_refused():
             RerankEvaluator(wrong)
     with pytest.raises(ValueError, match="expected one first stage or more"):
         RerankEvaluator({})
+    with pytest.raises(ValueError, match="first stage '../dense': expected a name that a file can have"):
+        RerankEvaluator({"../dense": GROUPS})
 
 
 @pytest.mark.parametrize("depths", [0, (), (5, -1), (2.5,), "20"])

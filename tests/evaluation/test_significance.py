@@ -62,7 +62,7 @@ def test_all_exchanges_are_counted_where_they_are_no_more_than_the_resamples(num
     test = paired_test(np.arange(num_queries) + 1.0, np.zeros(num_queries))
 
     assert test.exact is exact
-    assert test.p_value == pytest.approx(2 / 2**13 if exact else 2 / 10_001, rel=1 if not exact else 1e-9)
+    assert test.p_value == pytest.approx(2 / 2**13) if exact else test.p_value < 0.001
 
 
 def test_the_p_value_of_a_sample_is_never_zero():
