@@ -77,7 +77,27 @@ class RerankEvaluator(BaseEvaluator):
         Raises:
             ValueError: If the model does not return one finite number a pair.
         """
-        return self._evaluated(model, by_all_processes=True)
+        return self._evaluation(self._scores(model, by_all_processes=True))
+
+    def evaluate_scores(self, scores: Sequence[Any] | Mapping[str, Sequence[Any]]) -> Evaluation:
+        """The same for scores that you have, such as a column ``teacher_scores`` of the groups.
+
+        Args:
+            scores: One list a group, one number a passage; of several first stages a dict by name.
+
+        Raises:
+            ValueError: If a list or a first stage is missing or too many, or a score is not a finite number.
+
+        >>> rows = {"query": ["1 + 1"], "passages": [["3", "2"]], "labels": [[0.0, 1.0]]}
+        >>> evaluator = RerankEvaluator(datasets.Dataset.from_dict(rows), metrics=["RR@10"])
+        >>> evaluator.evaluate_scores([[0.1, 0.7]]).figures
+        {'RR@10': 1.0}
+        """
+        names = [own.name for own in self.lists]
+        named = scores if isinstance(scores, Mapping) else {names[0]: scores}
+        if set(named) != set(names):
+            raise ValueError(f"scores are there for {list(named)}, expected them for the first stages {names}")
+        return self._evaluation([own.checked(named[own.name]) for own in self.lists])
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: int = -1, steps: int = -1
@@ -86,7 +106,7 @@ class RerankEvaluator(BaseEvaluator):
 
         Of several first stages each has its name before its figures. Nothing is written.
         """
-        evaluation = self._evaluated(model, by_all_processes=False)
+        evaluation = self._evaluation(self._scores(model, by_all_processes=False))
         found = {own.name: evaluation.at(first_stage=own.name).figures() for own in self.lists}
         figures: dict[str, float] = self.prefix_name_to_metrics(self._flat(found), self.name)
         if hasattr(model, "model_card_data"):
@@ -101,8 +121,8 @@ class RerankEvaluator(BaseEvaluator):
             for metric in self.metrics
         }
 
-    def _evaluated(self, model: Any, *, by_all_processes: bool) -> Evaluation:
-        all_scores = self._scores(model, by_all_processes=by_all_processes)
+    def _evaluation(self, all_scores: Sequence[Sequence[NDArray[np.float64]]]) -> Evaluation:
+        """Of the scores of each list of each first stage, down to the greatest depth or deeper."""
         results, scored = [], {}
         for own, judges, scores in zip(self.lists, self._judges, all_scores, strict=True):
             results += [judge(scores) for judge in judges]
@@ -112,7 +132,7 @@ class RerankEvaluator(BaseEvaluator):
                 passage_ids=[ids[: self.depths[-1]] for ids in own.passage_ids],
                 labels=judges[-1].labels,
                 missed_gains=judges[-1].missed_gains,
-                scores=scores,
+                scores=[row[: self.depths[-1]] for row in scores],
             )
         return Evaluation(self.name, tuple(results), scored)
 

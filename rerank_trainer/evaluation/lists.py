@@ -54,6 +54,30 @@ class CandidateLists:
         behind = ([grade for grade in row[depth:] if grade > 0] for row in self.labels)
         return labels, [missed + more for missed, more in zip(self.missed_gains, behind, strict=True)]
 
+    def checked(self, scores: Sequence[Any]) -> list[NDArray[np.float64]]:
+        """These scores as arrays, one a list.
+
+        Raises:
+            ValueError: If they are not one finite number a passage.
+        """
+        if len(scores) != len(self.labels):
+            raise ValueError(f"{self.name}: found scores of {len(scores)} groups, expected {len(self.labels)}")
+        checked = []
+        for query_id, row, labels in zip(self.query_ids, scores, self.labels, strict=True):
+            try:
+                values = np.asarray(row, dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{self.name}, query {query_id!r}: expected numbers, found {str(row)[:80]!r}"
+                ) from error
+            if values.shape != (len(labels),) or not np.isfinite(values).all():
+                raise ValueError(
+                    f"{self.name}, query {query_id!r}: expected {len(labels)} finite scores, one a passage, found "
+                    f"{str(row)[:80]}"
+                )
+            checked.append(values)
+        return checked
+
 
 @dataclass(frozen=True, eq=False)
 class ScoredLists:

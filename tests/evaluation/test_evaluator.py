@@ -343,7 +343,38 @@ def test_two_processes_have_the_figures_of_one_and_score_half_of_the_pairs_each(
     assert "the evaluation failed in another process; process 0: KeyError('boom')" in second["failure"]
 
 
+def test_scores_that_are_there_are_judged_as_those_of_a_function(collection):
+    _, groups, _, scores = collection
+    evaluator = RerankEvaluator(groups, metrics=METRICS, depths=(5, 30))
+    expected = evaluator.evaluate(lambda pairs: [scores[pair] for pair in pairs])
+    own = {name: [[scores[g["query"], p] for p in g["passages"]] for g in of] for name, of in groups.items()}
+    found = evaluator.evaluate_scores(own)
+
+    assert found.rows() == expected.rows()
+    assert found.spread(first_stage="dense") == expected.spread(first_stage="dense")
+    alone = RerankEvaluator(groups["dense"], metrics=METRICS, depths=5).evaluate_scores(own["dense"])
+    assert alone.figures == found.at(first_stage="dense", depth=5).figures()
+
+
 # ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([[1.0, 2.0, 3.0], [1.0]], "candidates: found scores of 2 groups, expected 3"),
+        (
+            [[1.0, 2.0], [1.0], []],
+            r"candidates, query '0': expected 3 finite scores, one a passage, found \[1.0, 2.0\]",
+        ),
+        ([[1.0, 2.0, 3.0], [float("nan")], []], r"query '1': expected 1 finite scores, one a passage, found \[nan\]"),
+        ([[1.0, 2.0, "high"], [1.0], []], "query '0': expected numbers, found .*high"),
+        ({"bm25": [[1.0, 2.0, 3.0], [1.0], []]}, r"scores are there for \['bm25'\], expected them for .*'candidates'"),
+    ],
+)
+def test_scores_that_do_not_fit_the_lists_are_refused(scores, message):
+    with pytest.raises(ValueError, match=message):
+        RerankEvaluator(GROUPS).evaluate_scores(scores)
 
 
 @pytest.mark.parametrize(
