@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,10 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from rerank_trainer.evaluation.lists import CandidateLists, ScoredLists, candidate_lists, checked_depths
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
 from rerank_trainer.evaluation.results import DepthJudge, Evaluation
-from rerank_trainer.evaluation.scorers import Ask, logger, scores_of, takes_instructions
+from rerank_trainer.evaluation.scorers import Ask, scores_of, takes_instructions
 from rerank_trainer.models.pairs import distinct
+
+logger = logging.getLogger(__name__)
 
 
 class RerankEvaluator(BaseEvaluator):
@@ -150,11 +153,10 @@ class RerankEvaluator(BaseEvaluator):
         return [[next(rows) for _ in of_lists] for of_lists in sizes]
 
     def _asked(self, own: CandidateLists, with_instruction: bool) -> list[Ask]:
-        has_instruction = "instruction" in own.groups.column_names
-        if has_instruction and not with_instruction:
+        if "instruction" in own.groups.column_names and not with_instruction:
             logger.warning("%s: the column instruction is not used: the model has no place for it", own.name)
         return [
-            (group["query"], passage, group["instruction"] or None if has_instruction and with_instruction else None)
+            (group["query"], passage, (with_instruction and group.get("instruction")) or None)
             for group in own.groups
             for passage in group["passages"][: self.depths[-1]]
         ]

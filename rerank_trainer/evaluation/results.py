@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -189,17 +188,22 @@ class Evaluation:
 
 
 class DepthJudge:
-    """Judges scores of the lists of one first stage, cut at one depth; what holds for any scores is found once.
+    """Judges scores of the lists of one first stage, cut at one depth; first stage and ceiling are judged once.
 
     Args:
         lists: The candidate lists.
         depth: Where they are cut.
         metrics: Their names.
+
+    Raises:
+        ValueError: If a label or missed gain is no integer of 0 or more.
     """
 
     def __init__(self, lists: CandidateLists, depth: int, metrics: Sequence[str]) -> None:
         self.lists, self.depth, self.metrics = lists, depth, metrics
         self.labels, self.missed_gains = lists.cut(depth)
+        in_their_order: Any = [-np.arange(len(row), dtype=np.float64) for row in self.labels]
+        self._bounds = {FIRST_STAGE: self._values(in_their_order), CEILING: self._values(self.labels)}
 
     def __call__(self, scores: Sequence[NDArray[np.float64]]) -> DepthResult:
         """The result of scores of each list, which may be longer than the cut."""
@@ -212,11 +216,6 @@ class DepthJudge:
             found_share=num_found / (num_found + num_missed),
             values={RERANKED: self._values([row[: self.depth] for row in scores]), **self._bounds},
         )
-
-    @cached_property
-    def _bounds(self) -> dict[str, dict[str, NDArray[np.float64]]]:
-        in_their_order: Any = [-np.arange(len(row), dtype=np.float64) for row in self.labels]
-        return {FIRST_STAGE: self._values(in_their_order), CEILING: self._values(self.labels)}
 
     def _values(self, scores: Any) -> dict[str, NDArray[np.float64]]:
         return metrics_by_query(scores, self.labels, self.missed_gains, metrics=self.metrics)

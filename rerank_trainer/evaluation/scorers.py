@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from torch import Tensor, distributed, nn
 
 from rerank_trainer.evaluation.cross_encoder import LiveCrossEncoder
 from rerank_trainer.models.reranker import Reranker
-
-logger = logging.getLogger(__name__)
 
 # Query, passage, and the instruction of its group or None.
 Ask = tuple[str, str, str | None]
@@ -38,15 +34,15 @@ def scores_of(model: Any, asked: Sequence[Ask], *, by_all_processes: bool) -> ND
 
     Raises:
         ValueError: If the model does not return one finite number a pair.
-        RuntimeError: In every process, if another one failed.
+        RuntimeError: If the model failed in another process.
     """
     if not (by_all_processes and distributed.is_available() and distributed.is_initialized()):
-        return _asked(model, asked)
+        return _scores_here(model, asked)
     rank, num_processes = distributed.get_rank(), distributed.get_world_size()
     share: Any = None
     failure: Exception | None = None
     try:
-        share = _asked(model, asked[rank::num_processes])
+        share = _scores_here(model, asked[rank::num_processes])
     except Exception as error:  # noqa: BLE001  the others wait for this process: they must hear of it
         failure = error
     shares: list[Any] = [None] * num_processes
@@ -62,7 +58,7 @@ def scores_of(model: Any, asked: Sequence[Ask], *, by_all_processes: bool) -> ND
     return scores
 
 
-def _asked(model: Any, asked: Sequence[Ask]) -> NDArray[np.float64]:
+def _scores_here(model: Any, asked: Sequence[Ask]) -> NDArray[np.float64]:
     pairs = [(query, passage) for query, passage, _ in asked]
     if not pairs:
         return np.empty(0)
@@ -96,7 +92,7 @@ def _numbers(given: Any, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float64
     """One finite float a pair, from an array, a tensor or a list."""
     try:
         if isinstance(given, Tensor):
-            given = given.detach().to("cpu", torch.float64).numpy()
+            given = given.detach().cpu().double().numpy()
         scores = np.asarray(given if isinstance(given, np.ndarray) else [float(score) for score in given], np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"predict must return one number a pair, found {str(given)[:80]!r}: {error}") from error

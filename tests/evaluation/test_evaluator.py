@@ -19,6 +19,7 @@ from rerank_trainer.data.prompts import Prompt
 from rerank_trainer.data.runs import read_qrels, read_run, write_run
 from rerank_trainer.data.trec import load_beir, load_trec
 from rerank_trainer.evaluation import results
+from rerank_trainer.evaluation.cross_encoder import LiveCrossEncoder
 from rerank_trainer.evaluation.evaluator import RerankEvaluator, evaluate_groups
 from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.models.reranker import Reranker
@@ -301,6 +302,12 @@ def test_an_instruction_reaches_a_reranker_whose_prompt_has_a_place_for_it(caplo
 
     assert len(asked) == 1 and set(asked[0]) == {"Find it.", None, "Find it now."}
     assert "the column instruction is not used" not in caplog.text
+    live = LiveCrossEncoder(Reranker(prompted.model, prompted.tokenizer, prompt=prompted.prompt, max_length=64))
+    pairs = [(group["query"], p, group["instruction"]) for group in groups for p in group["passages"]]
+    expected = [predict([(query, p)], instruction=own or None).item() for query, p, own in pairs]
+    for model in (prompted, live):
+        found = np.concatenate(RerankEvaluator(groups).evaluate(model).scored["candidates"].scores)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
     RerankEvaluator(groups).evaluate(lambda pairs: [0.0] * len(pairs))
     assert "the column instruction is not used: the model has no place for it" in caplog.text
 
@@ -413,6 +420,13 @@ def test_a_set_without_a_positive_is_refused():
         RerankEvaluator(groups)
     with pytest.raises(ValueError, match="none of 1 groups has a relevant passage"):
         evaluate_groups(groups)
+
+
+def test_a_label_that_is_no_grade_is_refused_before_anything_is_scored():
+    groups = datasets.Dataset.from_dict({"query": ["a"], "passages": [["1", "2"]], "labels": [[0.5, 0.0]]})
+
+    with pytest.raises(ValueError, match="group 0 has the label 0.5; ranking metrics need integer grades"):
+        RerankEvaluator(groups)
 
 
 def test_a_query_id_that_stands_twice_is_refused():
