@@ -344,6 +344,9 @@ def test_two_processes_have_the_figures_of_one_and_score_half_of_the_pairs_each(
 
     assert first["figures"] == second["figures"] and first["by_query"] == second["by_query"]
     assert first["figures"] == pytest.approx(one["figures"], abs=1e-6) and one["figures"]["AP"] < 1
+    assert first["trainer"] == second["trainer"] == pytest.approx(one["trainer"], abs=1e-6)
+    assert set(first["trainer"]) == {"eval_nDCG@10", "eval_AP", "eval_words_nDCG@10", "eval_words_AP"}
+    assert first["trainer"]["eval_words_AP"] == pytest.approx(first["trainer"]["eval_AP"], abs=1e-6)
     assert first["num_scored"] + second["num_scored"] == one["num_scored"]
     assert abs(first["num_scored"] - second["num_scored"]) <= 1
     assert "boom" in first["failure"]
@@ -482,6 +485,7 @@ def test_a_metric_a_depth_or_a_first_stage_that_was_not_evaluated_is_named():
 # ---- real collections
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "published"),  # figures of the collections' READMEs
     [

@@ -160,6 +160,14 @@ def judge_words(folder: Path, *, rank: int | None = None) -> None:
         evaluator.evaluate(fail)
     except (KeyError, RuntimeError) as error:
         found["failure"] = repr(error)
+    args = RerankTrainingArguments(str(folder / "out"), **QUIET, eval_metrics=["nDCG@10", "AP"])
+    trainer = ContrastiveRerankTrainer(
+        small_reranker(spread=0.3),
+        args,
+        eval_dataset=word_groups(9, seed=5),
+        evaluator=RerankEvaluator(word_groups(9, seed=5), metrics=["nDCG@10", "AP"], name="words"),
+    )
+    found["trainer"] = {name: value for name, value in trainer.evaluate().items() if "nDCG" in name or "AP" in name}
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
