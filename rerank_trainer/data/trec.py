@@ -16,7 +16,7 @@ import datasets
 from datasets.fingerprint import Hasher
 
 from rerank_trainer.data.columns import group_features
-from rerank_trainer.data.files import Source
+from rerank_trainer.data.files import Source, cache_of
 from rerank_trainer.data.first_stage import bm25_run
 from rerank_trainer.data.runs import (
     BEIR_COLUMNS,
@@ -127,8 +127,9 @@ def load_beir(
     Args:
         folder: Has ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``. Or the name of a data set on the Hub
             with the configurations ``corpus`` and ``queries``, such as "BeIR/scifact"; its qrels are the configuration
-            ``qrels`` or ``default``, and where it has neither, the data set "BeIR/scifact-qrels". A folder in the
-            format of such data sets does as well.
+            ``qrels`` or ``default``, and where it has neither, the data set "BeIR/scifact-qrels". Qrels without a
+            column ``score``, as those of NanoBEIR, have the grade 1. A folder in the format of such data sets does as
+            well.
         split: Which qrels.
         run, depth, num_queries, seed: See :func:`load_trec`.
         add_positives: The same. Default: True for the split ``"train"``, False for any other.
@@ -176,12 +177,14 @@ def _hub_qrels(name: str, split: str) -> Qrels:
     splits = datasets.get_dataset_split_names(source, config)
     if split not in splits:
         raise ValueError(f"{name}: expected a split of its qrels ({source}), one of {splits}, found {split!r}")
-    rows = datasets.load_dataset(source, config, split=split)
-    if not set(BEIR_COLUMNS) <= set(rows.column_names):
+    rows = datasets.load_dataset(source, config, split=split, cache_dir=cache_of(source))
+    of_query, of_passage, of_grade = BEIR_COLUMNS
+    if not {of_query, of_passage} <= set(rows.column_names):
         raise ValueError(f"{source}: expected qrels with the columns {BEIR_COLUMNS}, found {rows.column_names}")
+    grades = rows[of_grade] if of_grade in rows.column_names else [1] * len(rows)
     qrels: Qrels = {}
-    for number, (query_id, passage_id, grade) in enumerate(zip(*(rows[name] for name in BEIR_COLUMNS), strict=True)):
-        add_grade(qrels, str(query_id), str(passage_id), grade, f"{source}, row {number}")
+    for number, judged in enumerate(zip(rows[of_query], rows[of_passage], grades, strict=True)):
+        add_grade(qrels, str(judged[0]), str(judged[1]), judged[2], f"{source}, row {number}")
     return as_qrels(qrels)
 
 

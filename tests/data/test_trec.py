@@ -304,6 +304,21 @@ def test_a_set_of_the_hub_gives_the_groups_of_its_folder(folder, hub_rows, tmp_p
     assert list(load_beir("BeIR/toy", "test", run=folder / "run.trec")) == expected
 
 
+def test_judgements_without_a_grade_have_grade_one_and_those_without_a_passage_are_refused(
+    folder, hub_rows, tmp_path, monkeypatch
+):
+    tables, qrels = hub_rows
+    bare = [{"query-id": row["query-id"], "corpus-id": row["corpus-id"]} for row in qrels[:3]]
+    hub_folder(tmp_path / "hub" / "nano" / "toy", tables | {"qrels": {"test": bare}})
+    hub_folder(tmp_path / "hub" / "nano" / "wrong", tables | {"qrels": {"test": [{"query-id": "q1", "doc": "p1"}]}})
+    monkeypatch.chdir(tmp_path / "hub")
+    groups = load_beir("nano/toy", "test", run=folder / "run.trec")
+
+    assert groups["labels"][:] == [[0.0, 1.0, 0.0], [0.0]] and groups["missed_gains"][:] == [[1.0], [1.0]]
+    with pytest.raises(ValueError, match=r"nano/wrong: expected qrels with the columns .*'corpus-id'.*found .*'doc'"):
+        load_beir("nano/wrong", "test")
+
+
 def test_a_split_that_the_qrels_of_a_set_lack_and_a_second_grade_are_refused(hub_rows, tmp_path, monkeypatch):
     tables, qrels = hub_rows
     hub_folder(tmp_path / "hub" / "BeIR" / "toy", tables | {"qrels": {"test": qrels}})
