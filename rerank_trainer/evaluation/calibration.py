@@ -67,9 +67,9 @@ class Calibration:
     def fit(cls, held_out: Evaluation, *, method: str = "platt", first_stage: str | None = None) -> Calibration:
         """The mapping that fits the scores of an evaluation on held-out queries.
 
-        "platt" is a logistic curve of the score, with the smoothed labels of Platt (1999,
-        https://www.cs.colorado.edu/~mozer/Teaching/syllabi/6622/papers/Platt1999.pdf), which a hundred pairs can fit;
-        "isotonic" is any rising line (Zadrozny and Elkan, 2002, https://doi.org/10.1145/775047.775151), for a thousand
+        "platt" is a logistic curve of the score, with the smoothed labels of Platt (1999, see
+        https://scikit-learn.org/stable/modules/calibration.html#sigmoid), which a hundred pairs can fit; "isotonic" is
+        any rising line (Zadrozny and Elkan, 2002, https://doi.org/10.1145/775047.775151), for a thousand
         relevant pairs or more.
 
         Args:
@@ -78,7 +78,7 @@ class Calibration:
             first_stage: Which lists; None takes the first.
 
         Raises:
-            ValueError: If the method is not known, all pairs or none are relevant, or the score falls with relevance.
+            ValueError: If the method is not known, all pairs or none are relevant, or they do not grow with the score.
         """
         if method not in METHODS:
             raise ValueError(f"method={method!r}: expected one of {METHODS}")
@@ -219,17 +219,22 @@ def _platt(scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> dict[str
         sample_weight=np.concatenate([wanted, 1 - wanted]),
     )
     slope = float(model.coef_[0, 0] / std)
-    if slope < 0:
-        raise ValueError(
-            f"the higher the score, the less often a passage is relevant (slope {slope:.3g}): the scores are reversed, "
-            "or the model ranks worse than chance. No mapping can mend that."
-        )
+    _require_rising(slope)
     return {"slope": slope, "intercept": float(model.intercept_[0]) - slope * float(mean)}
 
 
 def _isotonic(scores: NDArray[np.float64], relevant: NDArray[np.bool_]) -> dict[str, Any]:
     model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(scores, relevant)
+    _require_rising(model.y_thresholds_[-1] - model.y_thresholds_[0])
     return {"scores": model.X_thresholds_.tolist(), "probabilities": model.y_thresholds_.tolist()}
+
+
+def _require_rising(rise: float) -> None:
+    if not rise > 0:
+        raise ValueError(
+            "a higher score does not make a passage more often relevant: the scores are reversed or all alike, or the "
+            "model ranks no better than chance. No mapping can mend that."
+        )
 
 
 def _digest(query: str) -> str:

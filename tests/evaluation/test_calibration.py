@@ -31,6 +31,9 @@ def evaluation_of(name, num_queries, *, seed, slope=1.5, shift=-1.0, group_size=
     return RerankEvaluator(datasets.Dataset.from_dict(rows)).evaluate(lambda pairs: [float(p) for _, p in pairs])
 
 
+ALIKE = {"query": ["a", "b"], "passages": [["1", "2"], ["3", "4"]], "labels": [[1.0, 0.0], [0.0, 1.0]]}
+
+
 @pytest.fixture(scope="module")
 def held_out():
     return evaluation_of("dev", 100, seed=0)
@@ -117,9 +120,13 @@ def test_one_shared_query_is_enough_to_refuse(held_out):
         calibration.require_other_queries(["new", "dev 7"])
 
 
-def test_a_falling_mapping_is_refused():
-    with pytest.raises(ValueError, match="the higher the score, the less often a passage is relevant"):
-        Calibration.fit(evaluation_of("dev", 50, seed=0, slope=-1.0))
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_scores_that_are_reversed_or_all_alike_are_refused(method):
+    alike = RerankEvaluator(datasets.Dataset.from_dict(ALIKE)).evaluate(lambda pairs: [0.5] * len(pairs))
+
+    for evaluation in (evaluation_of("dev", 50, seed=0, slope=-1.0), alike):
+        with pytest.raises(ValueError, match="a higher score does not make a passage more often relevant"):
+            Calibration.fit(evaluation, method=method)
 
 
 def test_pairs_of_one_kind_and_unknown_methods_are_refused(held_out):
@@ -158,6 +165,8 @@ def test_the_expected_calibration_error_by_hand():
     assert report.brier == pytest.approx(brier_score_loss(relevant, probabilities))
     assert [(one["low"], one["num_pairs"]) for one in report.bins] == [(0.0, 2), (0.1, 2), (0.9, 2)]
     assert report.bins[1]["relevant_share"] == 0.5
+    (border,) = calibration_report([0.5, 0.5], [True, False], num_bins=2).bins
+    assert (border["low"], border["high"]) == (0.0, 0.5)
 
 
 def test_right_probabilities_have_an_error_of_about_zero_and_certain_wrong_ones_of_one():
