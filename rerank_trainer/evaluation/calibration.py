@@ -192,8 +192,8 @@ def calibration_report(probabilities: ArrayLike, relevant: ArrayLike, *, num_bin
         inside = places == place
         bins.append(
             {
-                "low": place / num_bins,
-                "high": (place + 1) / num_bins,
+                "low": float(place / num_bins),
+                "high": float((place + 1) / num_bins),
                 "num_pairs": int(inside.sum()),
                 "mean_probability": float(values[inside].mean()),
                 "relevant_share": float(truth[inside].mean()),

@@ -113,7 +113,9 @@ def metrics_by_query(
         # ranks in place of scores: ir_measures would take scores that differ by less than float32 resolves for equal
         run[str(index)] = {str(i): -float(rank) for rank, i in enumerate(np.argsort(-group_scores))}
     _log(num_groups, len(qrels) + len(tied), len(tied))
-    values = {measure: np.full(num_groups, np.nan) for measure in measures.values()}
+    blank = np.full(num_groups, np.nan)
+    blank[[int(index) for index in qrels]] = 0.0  # also where ir_measures has no value, having seen no candidate
+    values = {measure: blank.copy() for measure in measures.values()}
     for found in ir_measures.iter_calc(list(values), qrels, run) if qrels else ():
         values[found.measure][int(found.query_id)] = found.value
     for index, expected in tied.items():

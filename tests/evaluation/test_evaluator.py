@@ -179,6 +179,15 @@ def test_first_stage_and_ceiling_are_judged_once_however_many_rerankers_are(monk
     assert len(judged) == 3 + 1
 
 
+def test_a_first_stage_that_found_nothing_at_all_counts_zero():
+    rows = {"query": ["a", "b"], "passages": [[], []], "labels": [[], []], "missed_gains": [[1.0], [2.0]]}
+    groups = datasets.Dataset.from_dict(rows)
+    evaluation = RerankEvaluator(groups, metrics=METRICS).evaluate(lambda pairs: [0.0] * len(pairs))
+
+    assert evaluation.figures == dict.fromkeys(METRICS, 0.0) == evaluation.at().figures("ceiling")
+    assert evaluation.at().found_share == 0.0
+
+
 def test_several_first_stages_of_other_queries_are_refused(collection):
     _, groups, _, _ = collection
 
