@@ -52,8 +52,18 @@ if TYPE_CHECKING:
     from rerank_trainer.objectives.schedules import Constant, Ramp
     from rerank_trainer.objectives.temperature import Temperature
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
+    from rerank_trainer.teachers.column import ColumnTeacher
+    from rerank_trainer.teachers.endpoints.apis import RerankApi
+    from rerank_trainer.teachers.endpoints.budget import Budget
+    from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
+    from rerank_trainer.teachers.endpoints.errors import BudgetError, EndpointError
+    from rerank_trainer.teachers.endpoints.judge import ChatJudge
+    from rerank_trainer.teachers.ensemble import EnsembleTeacher
+    from rerank_trainer.teachers.ranking import RankingTeacher
+    from rerank_trainer.teachers.similarity import SimilarityTeacher, TfidfEncoder
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
+    from rerank_trainer.teachers.weights import fit_weights
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -68,13 +78,20 @@ _MODULES = {
     "AffineMap": "rerank_trainer.objectives.consistency",
     "Anchor": "rerank_trainer.objectives.anchor",
     "BM25": "rerank_trainer.data.first_stage",
+    "Budget": "rerank_trainer.teachers.endpoints.budget",
+    "BudgetError": "rerank_trainer.teachers.endpoints.errors",
     "Calibration": "rerank_trainer.evaluation.calibration",
     "CalibrationReport": "rerank_trainer.evaluation.calibration",
+    "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
+    "ColumnTeacher": "rerank_trainer.teachers.column",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DepthResult": "rerank_trainer.evaluation.results",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
     "Embeddings": "rerank_trainer.mining.first_stages",
+    "EndpointError": "rerank_trainer.teachers.endpoints.errors",
+    "EndpointTeacher": "rerank_trainer.teachers.endpoints.endpoint",
+    "EnsembleTeacher": "rerank_trainer.teachers.ensemble",
     "Evaluation": "rerank_trainer.evaluation.results",
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
@@ -88,7 +105,9 @@ _MODULES = {
     "Prompt": "rerank_trainer.data.prompts",
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
+    "RankingTeacher": "rerank_trainer.teachers.ranking",
     "RelativeMargin": "rerank_trainer.mining.filters",
+    "RerankApi": "rerank_trainer.teachers.endpoints.apis",
     "RerankEvaluator": "rerank_trainer.evaluation.evaluator",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
@@ -97,11 +116,13 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "SimilarityTeacher": "rerank_trainer.teachers.similarity",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
     "TeacherReport": "rerank_trainer.teachers.check",
     "Temperature": "rerank_trainer.objectives.temperature",
+    "TfidfEncoder": "rerank_trainer.teachers.similarity",
     "TokenLogitHead": "rerank_trainer.models.token_logits",
     "TrainSource": "rerank_trainer.trainers.sources",
     "WeightedObjective": "rerank_trainer.objectives.objective",
@@ -112,6 +133,7 @@ _MODULES = {
     "check_teacher": "rerank_trainer.teachers.check",
     "detectable_difference": "rerank_trainer.evaluation.significance",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
+    "fit_weights": "rerank_trainer.teachers.weights",
     "holm": "rerank_trainer.evaluation.significance",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
