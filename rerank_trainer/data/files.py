@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
 
 from rerank_trainer.data.shards import is_shard_folder, shard_files
 
@@ -106,7 +107,7 @@ def read_table(source: Source, kind: str, *, token: str | bool | None = None) ->
     names = _TABLES[kind]
     configs = datasets.get_dataset_config_names(str(source), token=token)
     config = next((name for name in names if name in configs), None)
-    splits = datasets.load_dataset(str(source), config, token=token)
+    splits = datasets.load_dataset(str(source), config, token=token, cache_dir=cache_of(source))
     split = next((name for name in (*names, "train") if name in splits), None)
     if split is None and len(splits) > 1:
         raise ValueError(
@@ -118,6 +119,21 @@ def read_table(source: Source, kind: str, *, token: str | bool | None = None) ->
 
 def _files_of(path: Path, *, read_all: bool = True) -> list[Path]:
     return shard_files(path, read_all=read_all) if is_shard_folder(path) else [path]
+
+
+def cache_of(source: str | os.PathLike[str]) -> str | None:
+    """Where the tables of a folder are kept: a place that changes with its files. None, the usual one, for the Hub.
+
+    datasets knows the tables of a folder with a card by the folder's and the files' names alone, so it would give those
+    of another folder, or of files since replaced.
+    """
+    path = Path(source).resolve()
+    if not path.is_dir():
+        return None
+    names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    files = [path / name for name in sorted(names) if not any(part.startswith(".") for part in name.parts)]
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return os.path.join(datasets.config.HF_DATASETS_CACHE, f"folder-{Hasher.hash(states)}")
 
 
 def _read(paths: list[Path], split: str, *, streaming: bool = False) -> Any:
