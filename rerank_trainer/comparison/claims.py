@@ -56,21 +56,9 @@ def claim(path: Path, *, stale_after: float = STALE_AFTER) -> Claim | None:
     """
     mine = {"host": platform.node(), "pid": os.getpid(), "started": _started(os.getpid()), "time": time.time()}
     content = json.dumps({**mine, "token": uuid.uuid4().hex})
-    if _create(path, content):
+    if _create(path, content) or (_remove_abandoned(path, stale_after) and _create(path, content)):
         return Claim(path, content)
-    found = _read(path)
-    if found is None or not _abandoned(path, found, stale_after):
-        return None
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return None
-    if _read(aside) != found:  # another job took it over first, and this is its new lock
-        os.rename(aside, path)
-        return None
-    aside.unlink()
-    return Claim(path, content) if _create(path, content) else None
+    return None
 
 
 def holder(path: Path) -> str:
@@ -104,14 +92,35 @@ def _parsed(content: str | None) -> dict[str, Any] | None:
     return found
 
 
+def _remove_abandoned(path: Path, stale_after: float) -> bool:
+    """Remove the lock of a job that died. One job at a time looks and removes, so that none removes a new lock."""
+    guard = path.with_name(f"{path.name}.taking")
+    if not _create(guard, ""):
+        if _age(guard) > stale_after:  # whoever looked died as well; the next try finds it gone
+            guard.unlink(missing_ok=True)
+        return False
+    try:
+        found = _read(path)
+        if found is None or not _abandoned(path, found, stale_after):
+            return False
+        path.unlink()
+        return True
+    finally:
+        guard.unlink(missing_ok=True)
+
+
 def _abandoned(path: Path, content: str, stale_after: float) -> bool:
     found = _parsed(content)
     if found is not None and found["host"] == platform.node():
         return _started(found["pid"]) != found["started"]
+    return _age(path) > stale_after
+
+
+def _age(path: Path) -> float:
     try:
-        return time.time() - path.stat().st_mtime > stale_after
+        return time.time() - path.stat().st_mtime
     except FileNotFoundError:
-        return False
+        return 0.0
 
 
 def _started(pid: int) -> float | None:

@@ -167,7 +167,8 @@ def compare(
 
     >>> compare("student", None, "train.jsonl", {}, budget={"steps": 5}, output_dir="out", recipes=["cl", "dk"])
     Traceback (most recent call last):
-    ValueError: recipe 'dk' is not known; nearest: 'kd'. Expected a Recipe or one of ['cl', 'kd', ...
+    ValueError: recipe 'dk' is not known; nearest: 'kd'.
+    Expected a Recipe or one of ['cl', 'kd', 'cl+kd', 'cl>kd', 'kd>cl']
     """
     chosen = as_recipes(recipes)
     plan = Plan(
