@@ -124,7 +124,8 @@ def _method(results: Results, student: str, own: dict[tuple[str, str], _Tested],
         simple = [recipe for recipe in better if kinds[recipe] == DISTIL]
         if kinds[best] == MIX and simple:
             rival = max(simple, key=lambda recipe: mean[recipe])
-            test = _test(*(results.pooled(r, results.sets, student=student) for r in (best, rival)), resamples)
+            ours, theirs = (results.pooled(name, results.sets, student=student) for name in (best, rival))
+            test = _test(ours, theirs, resamples)
             best = best if test is not None and test.p_value < ALPHA else rival
         word = {DISTIL: "Distil", MIX: "Mix labels and teacher", CONTRAST: "Learn from labels"}[kinds[best]]
         text = f"{word}: {best} is better than {reference}, {figures[best]}."
@@ -194,8 +195,8 @@ def _queries(results: Results, student: str, own: dict[tuple[str, str], _Tested]
     (recipe, domain), tested = max(open_ones, key=lambda found: found[1].test.detectable)
     num = queries_needed(tested.test)
     text = (
-        f"More queries would tell: {tested.test.num_queries} queries {domain} show differences of {recipe} from "
-        f"{results.reference} from {tested.test.detectable:.3f} on. About {num:,} like them would show {WORTH:g}."
+        f"More queries would tell: {tested.test.num_queries} queries {domain} cannot show a difference of {recipe} from "
+        f"{results.reference} below {tested.test.detectable:.3f}. About {num:,} like them would show {WORTH:g}."
     )
     return Advice("queries", student, MORE_QUERIES, text)
 

@@ -105,13 +105,18 @@ class Spending(TrainerCallback):
         return min(1.0, self.own / (self.until - self.spent))
 
     @property
+    def knows_steps(self) -> bool:
+        """Whether the number of steps is known before."""
+        return isinstance(self.budget, Steps)
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """What the trainer must be given for this stage.
 
         Raises:
             ValueError: If the stage has less than one step.
         """
-        if not isinstance(self.budget, Steps):
+        if not self.knows_steps:
             return {"max_steps": _NO_LIMIT, "lr_scheduler_type": "constant", "warmup_steps": 0}
         num_steps = int(self.until - self.spent)
         if num_steps < 1:
@@ -127,7 +132,7 @@ class Spending(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if isinstance(self.budget, Steps):
+        if self.knows_steps:
             return
         for group in kwargs["optimizer"].param_groups:
             group["lr"] = group["initial_lr"] * rate_at(self.share, self.warmup)
@@ -136,12 +141,11 @@ class Spending(TrainerCallback):
         self.num_steps += 1
         self.seconds = time.perf_counter() - self._start
         self.on_share((self.spent + min(self.own, self.until - self.spent)) / self.budget.amount)
-        if isinstance(self.budget, Steps):
+        if self.knows_steps:
             return
-        if self.share >= 1:
-            control.should_training_stop = True
-        else:
-            state.max_steps = max(state.global_step + 1, round(state.global_step / max(self.share, 1e-9)))
+        # both ways: the trainer itself stops where the number of steps was estimated too low
+        control.should_training_stop = self.share >= 1
+        state.max_steps = max(state.global_step + 1, round(state.global_step / max(self.share, 1e-9)))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,7 @@ def _trained(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> tuple
             on_share=on_share,
         )
         args = arguments(plan, cell, stage.arguments, **spending.arguments, teacher_scale=scale)
-        first = int(spent["groups"]) % len(order)
-        rows = groups.select(order[first:] + order[:first])
+        rows = groups.select(next_groups(order, int(spent["groups"]), spending, args))
         trainer = _trainer(stage, start, args, rows, options)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(spending)
@@ -173,11 +172,26 @@ def arguments(plan: Plan, cell: Cell, stage: Mapping[str, Any], **own: Any) -> R
     return RerankTrainingArguments(**{**_QUIET, **plan.arguments, **student, **stage, **decided, **own})
 
 
+def next_groups(order: Sequence[int], taken: int, spending: Spending, args: RerankTrainingArguments) -> list[int]:
+    """The groups of a stage in their order, which goes on where so many were taken, and begins again at its end.
+
+    Where the number of steps is known, it is just those that they train on, so that the end of a pass cuts no step, and
+    every recipe trains on the same ones. Otherwise it is one pass, which the trainer repeats.
+    """
+    steps = spending.arguments["max_steps"] if spending.knows_steps else 0
+    num_groups = steps * _groups_per_step(args) or len(order)
+    return [order[(taken + place) % len(order)] for place in range(num_groups)]
+
+
 def groups_taken(num_steps: int, num_groups: int, args: RerankTrainingArguments) -> int:
     """How many groups so many steps have trained on; the last step of a pass has what is left of it."""
-    per_step = args.train_batch_size * args.gradient_accumulation_steps
+    per_step = _groups_per_step(args)
     passes, rest = divmod(num_steps, -(-num_groups // per_step))
     return passes * num_groups + min(rest * per_step, num_groups)
+
+
+def _groups_per_step(args: RerankTrainingArguments) -> int:
+    return int(args.train_batch_size * args.gradient_accumulation_steps)
 
 
 def _loading(options: Mapping[str, Any]) -> dict[str, Any]:

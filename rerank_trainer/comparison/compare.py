@@ -106,7 +106,7 @@ class Comparison:
         for name, figure in drawn.items():
             for ending in ("png", "svg"):
                 save_chart(figure, self.folder / f"{name}.{ending}")
-        return {name: inline_svg(figure, name) for name, figure in drawn.items()}
+        return {name: inline_svg((self.folder / f"{name}.svg").read_text("utf-8"), name) for name in drawn}
 
     def __str__(self) -> str:
         table = tables.as_markdown(self.results, tables.table_rows(self.results, self.contrasts))

@@ -1,4 +1,4 @@
-"""A whole comparison of tiny models: what it writes, what it does not repeat, what it refuses, what a failure leaves."""
+"""A whole comparison of tiny models: what it writes and does not repeat, what it refuses, what a failure leaves."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import errno
 import json
 import logging
 import multiprocessing
+import random
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from rerank_trainer.comparison import cells, compare as module
+from rerank_trainer.comparison import cells
+from rerank_trainer.comparison import compare as module
 from rerank_trainer.comparison.budgets import Steps
 from rerank_trainer.comparison.compare import Comparison, compare
 from rerank_trainer.comparison.plan import Cell
@@ -21,6 +23,7 @@ from rerank_trainer.comparison.recipes import Recipe, Stage
 from rerank_trainer.comparison.students import Student
 from rerank_trainer.evaluation.evaluator import evaluate_groups
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from tests.trainers.conftest import SILENT, small_reranker, word_groups
 
@@ -65,6 +68,25 @@ def own(folder, tmp_path):
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
+@pytest.fixture
+def without_writing(monkeypatch):
+    """Tables, charts and report are left out, which one test looks at and which take the most time here."""
+    monkeypatch.setattr(Comparison, "write", lambda self, **options: None)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The cells that were run."""
+    found = []
+
+    def seen(plan, cell, on_share):
+        found.append(cell)
+        cells.run_cell(plan, cell, on_share)
+
+    monkeypatch.setattr(module, "run_cell", seen)
+    return found
+
+
 def again(folder, **options):
     return run(folder, **{"recipes": ["cl", "kd", "cl>kd", BROKEN], "depths": (3, 6), **options})
 
@@ -77,7 +99,7 @@ def test_every_cell_is_there_and_the_broken_ones_with_their_error(folder):
     trained = {Cell(recipe, student, 0) for student in "ab" for recipe in ("cl", "kd", "cl>kd", "broken")}
     assert set(cells_of) == {Cell("teacher"), Cell("untrained", "a"), Cell("untrained", "b")} | trained
     assert {cell for cell, error in cells_of.items() if error} == {Cell("broken", student, 0) for student in "ab"}
-    assert "k=-1" in cells_of["broken", "a", 0] if ("broken", "a", 0) in cells_of else True
+    assert "k=-1" in cells_of[Cell("broken", "a", 0)]
 
 
 @pytest.mark.slow
@@ -86,18 +108,15 @@ def test_all_recipes_spend_the_same_budget(folder):
     spent = {o.cell.recipe: o.facts["num_steps"] for o in results.outcomes if o.cell.seed == 0 and o.error is None}
 
     assert spent == {"cl": 4, "kd": 4, "cl>kd": 4}
-    assert {o.facts["num_groups"] for o in results.of("cl", "a") + results.of("cl>kd", "a")} == {14}  # 4 + 4 + 2 + 4
+    assert {o.facts["num_groups"] for o in results.of("cl", "a") + results.of("cl>kd", "a")} == {16}
 
 
 @pytest.mark.slow
 def test_a_cell_is_what_the_trainer_makes_of_the_same_groups(folder, tmp_path):
-    import random
-
     order = list(range(len(TRAIN)))
     random.Random("compare-0").shuffle(order)
+    order = [order[place % len(order)] for place in range(16)]  # 4 steps of 4 groups
     quiet = {"output_dir": str(tmp_path), "logging_strategy": "no", "train_sampling_strategy": "sequential"}
-    from rerank_trainer.trainers.arguments import RerankTrainingArguments
-
     args = RerankTrainingArguments(**{**SILENT, **ARGS, **quiet, "seed": 0, "max_steps": 4})
     trainer = ContrastiveRerankTrainer(small_reranker(0), args, train_dataset=TRAIN.select(order))
     trainer.train()
@@ -142,10 +161,8 @@ def test_tables_charts_and_figures_by_query_are_written(folder):
 
 
 @pytest.mark.slow
-def test_finished_cells_are_not_run_again_and_more_seeds_are_added(own, monkeypatch):
+def test_finished_cells_are_not_run_again_and_more_seeds_are_added(own, ran, without_writing):
     before = {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
-    ran = []
-    monkeypatch.setattr(module, "run_cell", lambda plan, cell, on_share: (ran.append(cell), cells.run_cell(plan, cell, on_share)))
     again(own)
     assert ran == []
 
@@ -156,9 +173,7 @@ def test_finished_cells_are_not_run_again_and_more_seeds_are_added(own, monkeypa
 
 
 @pytest.mark.slow
-def test_failed_cells_are_run_again_if_asked(own, monkeypatch):
-    ran = []
-    monkeypatch.setattr(module, "run_cell", lambda plan, cell, on_share: (ran.append(cell), cells.run_cell(plan, cell, on_share)))
+def test_failed_cells_are_run_again_if_asked(own, ran, without_writing):
     again(own, retry_failed=True)
 
     assert ran == [Cell("broken", "a", 0), Cell("broken", "b", 0)]
@@ -182,7 +197,7 @@ def test_a_folder_of_other_settings_is_refused_and_the_difference_shown(folder, 
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_what_is_finished_readable(own, monkeypatch):
+def test_a_full_disk_leaves_what_is_finished_readable(own, monkeypatch, without_writing):
     write = cells.write_whole
 
     def full(path, content, **options):
@@ -205,7 +220,7 @@ def _job(folder, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", ["seconds", "tokens"])
-def test_other_budgets_are_spent_by_both_stages_together(tmp_path, unit):
+def test_other_budgets_are_spent_by_both_stages_together(tmp_path, unit, without_writing):
     amount = {"seconds": 0.3, "tokens": 1500}[unit]
     comparison = run(tmp_path, students={"a": STUDENTS["a"]}, recipes=["cl", "cl>kd"], budget={unit: amount})
 
@@ -218,7 +233,8 @@ def test_other_budgets_are_spent_by_both_stages_together(tmp_path, unit):
 
 
 @pytest.mark.slow
-def test_jobs_that_share_a_folder_divide_the_cells(tmp_path):
+def test_jobs_that_share_a_folder_divide_the_cells(tmp_path, without_writing, monkeypatch):
+    monkeypatch.setattr(module, "_WAIT", 0.1)
     context = multiprocessing.get_context("fork")
     jobs = [context.Process(target=_job, args=(tmp_path, number)) for number in range(2)]
     for job in jobs:
@@ -229,7 +245,6 @@ def test_jobs_that_share_a_folder_divide_the_cells(tmp_path):
     assert [job.exitcode for job in jobs] == [0, 0]
     results = Comparison.read(tmp_path).results
     assert len(results.outcomes) == 6 and not results.failures
-    assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -269,20 +284,18 @@ def test_bad_input_is_refused_before_any_work(tmp_path, given, message):
 
 
 @pytest.mark.slow
-def test_a_teacher_worse_than_the_first_stage_is_warned_of(tmp_path, caplog):
-    sorted_first = word_groups(6).map(
-        lambda row: {"passages": row["passages"][::-1], "labels": row["labels"][::-1]} if row["labels"][-1] else row
-    )
-    ordered = sorted_first.map(_best_first)
+def test_a_teacher_worse_than_the_first_stage_is_warned_of(tmp_path, caplog, without_writing):
+    ordered = word_groups(6).map(_best_first)
 
     class Wrong:
-        scale, fingerprint = "logit", "the wrong passage"
+        scale, fingerprint = "logit", "by length"
 
         def score(self, groups):
-            return {"scores": [[float(-len(p)) for p in group["passages"]] for group in groups]}
+            return {"scores": [[float(len(p) % 3) for p in group["passages"]] for group in groups]}
 
+    one = {"students": {"a": STUDENTS["a"]}, "recipes": ["cl"], "out_of_domain": []}
     with caplog.at_level(logging.WARNING):
-        run(tmp_path, students={"a": STUDENTS["a"]}, teacher=Wrong(), recipes=["cl"], eval_sets={"words": ordered}, out_of_domain=[])
+        run(tmp_path, teacher=Wrong(), eval_sets={"words": ordered}, **one)
 
     assert "words: the teacher ranks worse than the first stage" in caplog.text
 

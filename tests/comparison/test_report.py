@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html as entities
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +12,7 @@ from html.parser import HTMLParser
 import pytest
 
 from rerank_trainer.comparison.advice import advise
-from rerank_trainer.comparison.charts import draw_charts, inline_svg
+from rerank_trainer.comparison.charts import draw_charts, inline_svg, save_chart
 from rerank_trainer.comparison.contrasts import contrasts
 from rerank_trainer.comparison.plan import Cell
 from rerank_trainer.comparison.report import NUM_QUERIES, as_html, wins_and_losses
@@ -30,12 +32,12 @@ def results():
 
     models = {("teacher", ""): {"scifact": curve(0.2, 1), "cosqa": curve(0.1, 2)}}
     for place, student in enumerate(["MiniLM, 2 layers", "MiniLM, 3 layers"]):
-        for recipe, gain in (("cl", 0.0), ("kd", 0.1), ("cl+kd", 0.07)):
+        for number, (recipe, gain) in enumerate((("cl", 0.0), ("kd", 0.1), ("cl+kd", 0.07))):
             models[recipe, student] = {
-                "scifact": curve(gain + place / 50, 3 + place),
-                "cosqa": curve(gain / 2 + place / 50, 5 + place),
+                "scifact": curve(gain + place / 50, 10 * number + 3 + place),
+                "cosqa": curve(gain / 2 + place / 50, 10 * number + 5 + place),
             }
-    flat = {name: {20: BASE - 0.2, 50: BASE - 0.2} for name in ("scifact", "cosqa")}
+    flat = {name: dict.fromkeys((20, 50), BASE - 0.2 + noise(60, 0.1, 9)) for name in ("scifact", "cosqa")}
     ceiling = {name: {20: BASE + 0.3, 50: BASE + 0.4} for name in ("scifact", "cosqa")}
     facts = {"seconds": 61.5, "num_steps": 10, "num_groups": 80, "num_tokens": 123456, "num_parameters": 17_000_000}
     bounds = {"first stage": flat, "ceiling": ceiling}
@@ -43,16 +45,19 @@ def results():
     return made_up(models, bounds=bounds, out_of_domain=["cosqa"], depths=(20, 50), failed=failed, facts=facts)
 
 
-def page(results, **options):
+def page(results, folder, **options):
     found = contrasts(results, num_resamples=199)
-    charts = {name: inline_svg(figure, name) for name, figure in draw_charts(results, found).items()}
+    charts = {}
+    for name, figure in draw_charts(results, found).items():
+        save_chart(figure, folder / f"{name}.svg")
+        charts[name] = inline_svg((folder / f"{name}.svg").read_text("utf-8"), name)
     how = {"rows": table_rows(results, found), "contrasts": found, "advice": advise(results, num_resamples=199)}
     return as_html(results, **how, charts=charts, **options)
 
 
 @pytest.fixture(scope="module")
-def html(results):
-    return page(results)
+def html(results, tmp_path_factory):
+    return page(results, tmp_path_factory.mktemp("charts"))
 
 
 class Asked(HTMLParser):
@@ -87,9 +92,9 @@ def test_charts_stand_in_the_page_in_its_own_colour(html):
     assert used and used <= set(re.findall(r' id="([^"]+)"', html))
 
 
-def test_texts_stand_there_only_if_asked_and_are_escaped(results, html):
+def test_texts_stand_there_only_if_asked_and_are_escaped(results, html, tmp_path):
     texts = {"scifact": {f"q{i}": "<script>alert(1)</script>" for i in range(60)}}
-    asked = page(results, texts=texts)
+    asked = page(results, tmp_path, texts=texts)
 
     assert "<script" not in html and "alert" not in html
     assert "&lt;script&gt;alert(1)" in asked and "<script" not in asked
@@ -129,9 +134,6 @@ MEASURE = """<script>addEventListener("load", () => {
 @pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")
 @pytest.mark.parametrize("width", [1200, 390])
 def test_a_browser_shows_the_page_without_scrolling_sideways(html, tmp_path, width):
-    import html as entities
-    import json
-
     # headless windows have a least width, so a frame of the phone's width holds the page
     framed = html.replace("</body>", f"{MEASURE}</body>")
     (tmp_path / "inner.html").write_text(framed)
@@ -139,7 +141,9 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(html, tmp_path, wid
     if width == 1200:
         dumped = browse(framed, tmp_path, "--dump-dom", "--window-size=1200,900")
     else:
-        read = """<script>addEventListener("message", e => document.documentElement.dataset.measured = e.data)</script>"""
+        read = (
+            """<script>addEventListener("message", e => document.documentElement.dataset.measured = e.data)</script>"""
+        )
         post = MEASURE.replace("root.dataset.measured = ", "parent.postMessage(").replace("color});", 'color}), "*");')
         (tmp_path / "inner.html").write_text(html.replace("</body>", f"{post}</body>"))
         dumped = browse(f"<!DOCTYPE html><html><body>{read}{outer}</body></html>", tmp_path, "--dump-dom")
@@ -147,5 +151,5 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(html, tmp_path, wid
 
     assert measured["width"] == width
     assert measured["scroll"] == width and measured["wide"] == []
-    assert measured["rows"] == 2 + 2 * 3
+    assert measured["rows"] == 2 + 2 * (1 + 3)
     assert measured["smallest"] >= 8  # pixels: what a reader can read
