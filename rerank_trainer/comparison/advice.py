@@ -195,8 +195,8 @@ def _queries(results: Results, student: str, own: dict[tuple[str, str], _Tested]
     (recipe, domain), tested = max(open_ones, key=lambda found: found[1].test.detectable)
     num = queries_needed(tested.test)
     text = (
-        f"More queries would tell: {tested.test.num_queries} queries {domain} cannot show a difference of {recipe} from "
-        f"{results.reference} below {tested.test.detectable:.3f}. About {num:,} like them would show {WORTH:g}."
+        f"More queries would tell: {tested.test.num_queries} queries {domain} cannot show a difference of {recipe} "
+        f"from {results.reference} below {tested.test.detectable:.3f}. About {num:,} like them would show {WORTH:g}."
     )
     return Advice("queries", student, MORE_QUERIES, text)
 

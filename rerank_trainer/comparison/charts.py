@@ -118,6 +118,7 @@ def _gain(results: Results, found: Sequence[Contrast]) -> Any:
         xlabel=f"teacher's lead over {results.reference} ({results.metric})", ylabel=f"gain over {results.reference}"
     )
     _legend(axes, [(colours[r], "o", r) for r in recipes] + [(_INK, markers[s], s) for s in results.students])
+    axes.locator_params(axis="x", nbins=5)
     axes.set_title("filled: in domain, hollow: out of domain", fontsize=8, loc="left")
     return figure
 
@@ -156,6 +157,7 @@ def _seconds(results: Results) -> Any:
         axes.set(ylabel=results.metric)
         axes.set_title(domain, fontsize=9, loc="left")
     all_axes[-1].set_xlabel("seconds of training")
+    all_axes[-1].locator_params(axis="x", nbins=5)
     _legend(
         all_axes[0], [(colours[r], "o", r) for r in results.recipes] + [(_INK, markers[s], s) for s in results.students]
     )

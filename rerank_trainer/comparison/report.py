@@ -71,7 +71,7 @@ def as_html(
         legend=legend(results),
         headings=[(name, results.is_out_of_domain(name)) for name in results.sets],
         rows=rows,
-        advice=advice,
+        advice=_by_subject(advice),
         charts=[(name, svg, _CAPTIONS[name]) for name, svg in charts.items()],
         contrasts=contrasts,
         queries=wins_and_losses(results, texts or {}),
@@ -115,6 +115,13 @@ def wins_and_losses(results: Results, texts: Mapping[str, Mapping[str, str]]) ->
             counts = {"num_wins": len(wins), "num_losses": len(losses), "num_queries": len(lines)}
             about = {"student": student, "set": name, "recipe": recipe, "against": results.reference}
             found.append({**about, **counts, "wins": wins[:NUM_QUERIES], "losses": losses[:NUM_QUERIES]})
+    return found
+
+
+def _by_subject(advice: Sequence[Advice]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for each in advice:
+        found.setdefault(each.about, []).append(each.text)
     return found
 
 
