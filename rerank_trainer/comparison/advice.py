@@ -73,7 +73,7 @@ def advise(results: Results, *, num_resamples: int = 10_000) -> list[Advice]:
     methods = _against(results, results.recipes, results.reference, resamples)
     for student in results.students:
         own = {key[1:]: value for key, value in methods.items() if key[0] == student}
-        if results.settings["recipes"][results.reference]["kind"] == CONTRAST and own:
+        if results.has_plain_reference and own:
             found.append(_method(results, student, own, resamples))
             found.append(_queries(results, student, own))
         found += _teacher(results, student, resamples)
@@ -157,7 +157,7 @@ def _overall(results: Results, student: str, recipe: str) -> float:
 def _teacher(results: Results, student: str, resamples: dict[str, Any]) -> list[Advice]:
     """Strong enough is a teacher that is better than the student without it, in a domain, and worse in none."""
     tests: dict[tuple[str, str], PairedTest] = {}
-    rivals = {results.reference: student, FIRST_STAGE: ""}
+    rivals = {FIRST_STAGE: ""} | ({results.reference: student} if results.has_plain_reference else {})
     for domain, sets in results.domains().items():
         for rival, owner in rivals.items():
             test = _test(results.pooled(TEACHER, sets), results.pooled(rival, sets, student=owner), resamples)

@@ -94,7 +94,7 @@ def _markers(names: Sequence[str]) -> dict[str, str]:
 def _gain(results: Results, found: Sequence[Contrast]) -> Any:
     """What recipes with a teacher gain over the reference, against the teacher's lead over it; a point a set."""
     points = []
-    for contrast in found:
+    for contrast in found if results.has_plain_reference else ():
         if contrast.family != REFERENCE or results.settings["recipes"][contrast.recipe]["kind"] == "contrast":
             continue
         reference = results.mean(contrast.against, contrast.eval_set, student=contrast.student)

@@ -13,24 +13,16 @@ from typing import Any
 
 from rerank_trainer.comparison import tables
 from rerank_trainer.comparison.advice import Advice, advise
-from rerank_trainer.comparison.budgets import Budget, as_budget
-from rerank_trainer.comparison.cells import FAILURE_FILE, RESULT_FILE, arguments, is_over, run_cell
+from rerank_trainer.comparison.budgets import Budget
+from rerank_trainer.comparison.cells import FAILURE_FILE, RESULT_FILE, is_over, run_cell
 from rerank_trainer.comparison.claims import STALE_AFTER, claim, holder
 from rerank_trainer.comparison.contrasts import Contrast, contrasts
-from rerank_trainer.comparison.plan import (
-    FIRST_STAGE,
-    TEACHER,
-    Cell,
-    Plan,
-    as_arguments,
-    as_evaluators,
-)
-from rerank_trainer.comparison.progress import ComparisonProgress
-from rerank_trainer.comparison.recipes import RECIPES, Recipe, as_recipes
+from rerank_trainer.comparison.plan import FIRST_STAGE, TEACHER, Cell, Plan
+from rerank_trainer.comparison.planning import make_plan
+from rerank_trainer.comparison.progress import ComparisonProgress, without_other_bars
+from rerank_trainer.comparison.recipes import RECIPES, Recipe
 from rerank_trainer.comparison.report import as_html
 from rerank_trainer.comparison.results import Results, read_results
-from rerank_trainer.comparison.students import as_students
-from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.whole_files import write_whole
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 
@@ -42,7 +34,7 @@ _WAIT = 2.0  # seconds between looks at a cell that another job runs and ours ne
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What a comparison found; prints as the table and the advice.
+    """What a comparison found; prints as the table, what failed, and the advice.
 
     Attributes:
         folder: Where everything is kept.
@@ -110,7 +102,8 @@ class Comparison:
 
     def __str__(self) -> str:
         table = tables.as_markdown(self.results, tables.table_rows(self.results, self.contrasts))
-        return "\n".join([table, *map(str, self.advice)])
+        failed = [f"failed: {outcome.cell}: {outcome.error}" for outcome in self.results.failures]
+        return "\n".join([table, *failed, *map(str, self.advice)])
 
 
 def compare(
@@ -170,25 +163,21 @@ def compare(
     ValueError: recipe 'dk' is not known; nearest: 'kd'.
     Expected a Recipe or one of ['cl', 'kd', 'cl+kd', 'cl>kd', 'kd>cl']
     """
-    chosen = as_recipes(recipes)
-    plan = Plan(
-        students=as_students(students),
-        recipes={recipe.name: recipe for recipe in chosen},
-        teacher=teacher,
-        train=_train_groups(train),
-        evaluators=as_evaluators(eval_sets, metrics=tuple(metrics), depths=depths),
-        out_of_domain=tuple([out_of_domain] if isinstance(out_of_domain, str) else out_of_domain),
-        seeds=_seeds(seeds),
-        budget=as_budget(budget),
-        arguments=as_arguments(args),
-        folder=Path(output_dir),
+    plan = make_plan(
+        students,
+        teacher,
+        train,
+        eval_sets,
+        recipes=recipes,
+        seeds=seeds,
+        budget=budget,
+        output_dir=output_dir,
+        out_of_domain=out_of_domain,
+        metrics=metrics,
+        depths=depths,
+        args=args,
         save_models=save_models,
     )
-    if (num := arguments(plan, Cell(TEACHER), {}).world_size) > 1:
-        raise ValueError(
-            f"compare runs in one process, found {num}. Start it as separate jobs that share output_dir, one a device "
-            "(CUDA_VISIBLE_DEVICES); they divide the cells."
-        )
     plan.write_settings()
     if retry_failed:
         for cell in plan.cells:
@@ -200,24 +189,10 @@ def compare(
     return comparison
 
 
-def _train_groups(train: Any) -> Any:
-    groups = load_groups(train, scores_are="labels")
-    if not hasattr(groups, "select"):
-        raise ValueError("train is a stream, and all recipes must see the same groups in one order. Load it whole.")
-    return groups
-
-
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not found or len(set(found)) < len(found) or not all(isinstance(seed, int) for seed in found):
-        raise ValueError(f"seeds={seeds!r}: expected how many, 1 or more, or a list of different whole numbers")
-    return found
-
-
 def _run(plan: Plan, *, stale_after: float, show_progress_bar: bool | None) -> None:
     """Run what no other job runs, until nothing is left that this one could do."""
     taken = {cell: _seconds(plan, cell) for cell in plan.cells if is_over(plan, cell)}
-    with ComparisonProgress(plan.cells, taken, show=show_progress_bar) as progress:
+    with without_other_bars(), ComparisonProgress(plan.cells, taken, show=show_progress_bar) as progress:
         while todo := [cell for cell in plan.cells if not is_over(plan, cell)]:
             # a list, not a generator: all that can be run now is tried before the folder is looked at again
             if any([_run_if_free(plan, cell, stale_after, progress) for cell in todo if not _waits(plan, cell)]):

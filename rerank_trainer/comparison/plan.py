@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import datasets
 from rerank_trainer.comparison.budgets import Budget, Steps
 from rerank_trainer.comparison.recipes import Recipe
 from rerank_trainer.comparison.students import Student, model_digest
-from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.whole_files import write_whole
 from rerank_trainer.evaluation.evaluator import RerankEvaluator
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -37,6 +36,7 @@ _DECIDED = {
     "train_sampling_strategy": "seeds=..., which draw one order for all recipes",
     "teacher_scale": "the teacher",
 }
+_COLUMN = {"name": "the column teacher_scores"}
 _SAMPLED_ROWS = 1000  # that make the digest of a large data set
 
 
@@ -119,6 +119,24 @@ class Plan:
         trained = [Cell(r, student, seed) for seed in self.seeds for student in self.students for r in self.recipes]
         return first + trained
 
+    def describe(self) -> dict[str, str]:
+        """All that would be done, in words."""
+        sets = [
+            f"{name}: {len(evaluator.lists[0].judged):,} queries to depth {evaluator.depths[-1]}"
+            + (f" ({OUT_OF_DOMAIN})" if name in self.out_of_domain else "")
+            for name, evaluator in self.evaluators.items()
+        ]
+        return {
+            "students": ", ".join(self.students),
+            "recipes": ", ".join(self.recipes),
+            "teacher": str((self.settings["teacher"] or {}).get("name", "none")),
+            "train": f"{len(self.train):,} groups",
+            "eval_sets": "; ".join(sets),
+            "budget": f"{self.budget.amount:,} {self.budget.unit} of each recipe",
+            "cells": f"{len(self.cells)}, seeds {', '.join(map(str, self.seeds))}",
+            "output_dir": str(self.folder),
+        }
+
     def cell_folder(self, cell: Cell) -> Path:
         """Where the cell is kept."""
         return self.folder / "cells" / cell.key
@@ -172,20 +190,6 @@ def _flat(value: Any, key: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     return {key: value}
 
 
-def as_arguments(args: RerankTrainingArguments | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Keyword arguments of all trainings, of an object those that differ from the defaults.
-
-    Raises:
-        ValueError: If one is not known, or the comparison decides it.
-    """
-    if isinstance(args, RerankTrainingArguments):
-        plain = RerankTrainingArguments(args.output_dir)
-        known = [each.name for each in fields(args) if each.init]
-        args = {name: getattr(args, name) for name in known if getattr(args, name) != getattr(plain, name)}
-        args = {name: value for name, value in args.items() if name not in ("output_dir", "run_name", "logging_dir")}
-    return checked_arguments(args or {}, "args")
-
-
 def checked_arguments(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """These arguments, unless one is not known or decided elsewhere."""
     known = {each.name for each in fields(RerankTrainingArguments) if each.init}
@@ -195,40 +199,6 @@ def checked_arguments(given: Mapping[str, Any], where: str) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"{where}: {name!r} is no argument of RerankTrainingArguments")
     return dict(given)
-
-
-def as_evaluators(eval_sets: Any, *, metrics: Sequence[str], depths: Any) -> dict[str, RerankEvaluator]:
-    """An evaluator for each set.
-
-    Raises:
-        ValueError: If there is none, a set cannot be judged, or evaluators disagree about the first metric.
-    """
-    if not isinstance(eval_sets, Mapping) or isinstance(eval_sets, datasets.DatasetDict) or not eval_sets:
-        raise ValueError(
-            f'eval_sets: expected a dict from name to groups, such as {{"scifact": ...}}, found {eval_sets!r:.200}'
-        )
-    found: dict[str, RerankEvaluator] = {}
-    for name, given in eval_sets.items():
-        if isinstance(given, RerankEvaluator):
-            found[name] = given
-            continue
-        groups = {k: _groups(v) for k, v in given.items()} if isinstance(given, Mapping) else _groups(given)
-        try:
-            found[name] = RerankEvaluator(groups, metrics=metrics, depths=depths, name=name)
-        except ValueError as error:
-            raise ValueError(f"eval_sets, {name!r}: {error}") from error
-    for name, evaluator in found.items():
-        if evaluator.metrics[0] != metrics[0]:
-            raise ValueError(
-                f"eval_sets, {name!r}: its first metric is {evaluator.metrics[0]!r}, expected {metrics[0]!r}"
-            )
-        if (num := len(evaluator.lists[0].judged)) < 2:
-            raise ValueError(f"eval_sets, {name!r}: {num} query has a relevant passage; a test needs 2 or more")
-    return found
-
-
-def _groups(given: Any) -> Any:
-    return load_groups(given) if isinstance(given, str | Path) else given
 
 
 def _check(plan: Plan) -> None:
@@ -269,7 +239,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "seeds": list(plan.seeds),
         "recipes": {name: recipe.settings for name, recipe in plan.recipes.items()},
         "students": {name: student.settings for name, student in plan.students.items()},
-        "teacher": model_digest(plan.teacher) if plan.teacher is not None else plan.has_teacher and "column of train",
+        "teacher": model_digest(plan.teacher) if plan.teacher is not None or not plan.has_teacher else _COLUMN,
         "train": rows_digest(plan.train),
         "eval_sets": {
             name: {

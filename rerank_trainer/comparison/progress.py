@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import datasets
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from rerank_trainer.comparison.plan import Cell
 
 # What a cell takes besides its training, until one has told: of the last that a bar counts, judging is part.
 _TRAINING_SHARE = 0.9
+
+
+@contextmanager
+def without_other_bars() -> Iterator[None]:
+    """Switch off the bars of Transformers and datasets for a while: models are opened and written in every cell."""
+    had = transformers_logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if had[0]:
+            transformers_logging.enable_progress_bar()
+        if not had[1]:
+            datasets.enable_progress_bars()
 
 
 class ComparisonProgress:
@@ -31,7 +49,7 @@ class ComparisonProgress:
             unit="cell",
             disable=None if show is None else not show,
             bar_format="{desc}: {percentage:3.0f}% |{bar}| {n:.1f}/{total} cells [{elapsed}{postfix}]",
-            desc="Comparison",
+            desc="comparison",
         )
         self._cell: Cell | None = None
         self._begun = self._share = 0.0
@@ -45,7 +63,7 @@ class ComparisonProgress:
     def begin(self, cell: Cell) -> None:
         """This job begins a cell."""
         self._cell, self._begun, self._share = cell, time.perf_counter(), 0.0
-        self._bar.set_description(str(cell))
+        self._bar.set_description_str(str(cell))
         self._show()
 
     def on_share(self, share: float) -> None:

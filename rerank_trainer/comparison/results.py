@@ -77,6 +77,11 @@ class Results:
         return next((name for name, kind in kinds.items() if kind == "contrast"), self.recipes[0])
 
     @property
+    def has_plain_reference(self) -> bool:
+        """Whether the reference learns from labels alone, so that it says what a teacher adds."""
+        return bool(self.settings["recipes"][self.reference]["kind"] == "contrast")
+
+    @property
     def sets(self) -> list[str]:
         """Evaluation sets, those in the domain first."""
         return sorted(self.settings["eval_sets"], key=self.is_out_of_domain)

@@ -19,12 +19,14 @@ from rerank_trainer.comparison import compare as module
 from rerank_trainer.comparison.budgets import Steps
 from rerank_trainer.comparison.compare import Comparison, compare
 from rerank_trainer.comparison.plan import Cell
+from rerank_trainer.comparison.planning import make_plan
 from rerank_trainer.comparison.recipes import Recipe, Stage
 from rerank_trainer.comparison.students import Student
 from rerank_trainer.evaluation.evaluator import evaluate_groups
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
+from tests.tiny_models import tiny_model
 from tests.trainers.conftest import SILENT, small_reranker, word_groups
 
 ARGS = {
@@ -316,3 +318,39 @@ def test_settings_name_no_path_and_no_machine(tmp_path):
     with pytest.raises(ValueError, match="decided"):
         run(tmp_path / "out", students=[str(path)], args={"seed": 1})
     assert "secret" not in json.dumps(Student(str(path)).settings)
+
+
+@pytest.mark.slow
+def test_a_fresh_head_is_the_same_under_every_recipe_and_is_not_judged_untrained(tmp_path, without_writing):
+    model, tokenizer = tiny_model("bert")
+    model.base_model.save_pretrained(tmp_path / "backbone")
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    still = {**ARGS, "learning_rate": 1e-12, "head_learning_rate": 1e-12, "max_length": 48}
+    comparison = run(tmp_path / "out", students=str(tmp_path / "backbone"), args=still, seeds=2, budget=Steps(2))
+
+    results = comparison.results
+    assert results.left_out == {"backbone": "its head is freshly initialised, so its scores would be random"}
+    for seed in (0, 1):
+        by_recipe = [results.by_query(r, "words", student="backbone", seed=seed) for r in ("cl", "kd", "cl>kd")]
+        assert by_recipe[0] == by_recipe[1] == by_recipe[2]
+    assert results.by_query("cl", "words", student="backbone", seed=0) != results.by_query(
+        "cl", "words", student="backbone", seed=1
+    )
+
+
+def test_a_plan_says_what_would_be_done_and_writes_nothing(tmp_path):
+    given = {"recipes": ["cl", "kd"], "seeds": [3, 5], "budget": {"tokens": 10**6}, "out_of_domain": "far"}
+    given |= {"metrics": ["nDCG@10"], "depths": None, "args": ARGS, "save_models": False}
+    plan = make_plan(STUDENTS, TEACHER, TRAIN, SETS, output_dir=tmp_path / "out", **given)
+
+    assert plan.describe() == {
+        "students": "a, b",
+        "recipes": "cl, kd",
+        "teacher": "BertForSequenceClassification",
+        "train": "10 groups",
+        "eval_sets": "words: 8 queries to depth 6; far: 6 queries to depth 6 (out of domain)",
+        "budget": "1,000,000 tokens of each recipe",
+        "cells": "11, seeds 3, 5",  # teacher, two untrained, two students by two recipes and seeds
+        "output_dir": str(tmp_path / "out"),
+    }
+    assert not (tmp_path / "out").exists()
