@@ -207,7 +207,7 @@ def queries_needed(test: PairedTest, worth: float = WORTH) -> int:
     >>> import numpy as np
     >>> test = paired_test(np.tile([0.1, -0.1], 50), np.zeros(100), num_resamples=99)
     >>> round(test.detectable, 4), queries_needed(test)
-    (0.0284, 807)
+    (0.0284, 809)
     """
     return math.ceil(test.num_queries * (test.detectable / worth) ** 2)
 
