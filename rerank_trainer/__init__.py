@@ -40,13 +40,18 @@ if TYPE_CHECKING:
     from rerank_trainer.objectives.schedules import Constant, Ramp
     from rerank_trainer.objectives.temperature import Temperature
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
+    from rerank_trainer.teachers.column import ColumnTeacher
     from rerank_trainer.teachers.endpoints.apis import RerankApi
     from rerank_trainer.teachers.endpoints.budget import Budget
     from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
     from rerank_trainer.teachers.endpoints.errors import BudgetError, EndpointError
     from rerank_trainer.teachers.endpoints.judge import ChatJudge
+    from rerank_trainer.teachers.ensemble import EnsembleTeacher
+    from rerank_trainer.teachers.ranking import RankingTeacher
+    from rerank_trainer.teachers.similarity import SimilarityTeacher, TfidfEncoder
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
+    from rerank_trainer.teachers.weights import fit_weights
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -64,12 +69,14 @@ _MODULES = {
     "Budget": "rerank_trainer.teachers.endpoints.budget",
     "BudgetError": "rerank_trainer.teachers.endpoints.errors",
     "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
+    "ColumnTeacher": "rerank_trainer.teachers.column",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
     "Embeddings": "rerank_trainer.mining.first_stages",
     "EndpointError": "rerank_trainer.teachers.endpoints.errors",
     "EndpointTeacher": "rerank_trainer.teachers.endpoints.endpoint",
+    "EnsembleTeacher": "rerank_trainer.teachers.ensemble",
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
     "LabelObjective": "rerank_trainer.objectives.objective",
@@ -81,6 +88,7 @@ _MODULES = {
     "Prompt": "rerank_trainer.data.prompts",
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
+    "RankingTeacher": "rerank_trainer.teachers.ranking",
     "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankApi": "rerank_trainer.teachers.endpoints.apis",
     "RerankTrainer": "rerank_trainer.trainers.base",
@@ -90,11 +98,13 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "SimilarityTeacher": "rerank_trainer.teachers.similarity",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
     "TeacherReport": "rerank_trainer.teachers.check",
     "Temperature": "rerank_trainer.objectives.temperature",
+    "TfidfEncoder": "rerank_trainer.teachers.similarity",
     "TokenLogitHead": "rerank_trainer.models.token_logits",
     "TrainSource": "rerank_trainer.trainers.sources",
     "WeightedObjective": "rerank_trainer.objectives.objective",
@@ -103,6 +113,7 @@ _MODULES = {
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
+    "fit_weights": "rerank_trainer.teachers.weights",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
     "load_trec": "rerank_trainer.data.trec",
