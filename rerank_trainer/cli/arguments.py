@@ -161,7 +161,9 @@ def help_text(name: str, summary: str, types: Sequence[type[Any]], *, everything
     for kind in types:
         own = [field.name for field in dataclasses.fields(kind) if field.name in vars(kind)["__annotations__"]]
         inherited = [field.name for field in dataclasses.fields(kind) if field.name not in own]
-        sections = {str(kind.__doc__).partition("\n")[0].partition(".")[0].replace(":class:`~", "").replace("`", ""): own}
+        sections = {
+            str(kind.__doc__).partition("\n")[0].partition(".")[0].replace(":class:`~", "").replace("`", ""): own
+        }
         sections["Of transformers.TrainingArguments"] = [
             key for key in (inherited if everything else _OFTEN_USED) if key in inherited
         ]

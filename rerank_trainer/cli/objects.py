@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 
 from rerank_trainer.cli.arguments import read_mapping, unknown
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.trec import load_beir, load_trec
+from rerank_trainer.models.preview import preview_checkpoint
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.endpoints.budget import Budget
 from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
@@ -67,6 +69,27 @@ def teacher_of(given: str, where: str) -> str | EndpointTeacher:
         options["budget"] = called(Budget, options["budget"], f"{where}, budget")
     teacher: EndpointTeacher = called(EndpointTeacher, options, where)
     return teacher
+
+
+def previewed(teacher: str | EndpointTeacher) -> str:
+    """A teacher in words, without its weights and without asking it.
+
+    Raises:
+        ValueError: If it is no trained reranker.
+    """
+    if not isinstance(teacher, str):
+        return repr(teacher)
+    preview = preview_checkpoint(teacher)
+    if not preview.has_head:
+        raise ValueError(f"teacher {preview}: its scores would be random. Give a trained reranker.")
+    return str(preview)
+
+
+def counted(groups: datasets.Dataset | datasets.IterableDataset) -> str:
+    """Groups in words."""
+    if isinstance(groups, datasets.IterableDataset):
+        return "a stream of groups"
+    return f"{len(groups):,} groups, {sum(map(len, groups['passages'])):,} passages"
 
 
 def reranker_of(name: str, *, device: str | None, **options: Any) -> Reranker:

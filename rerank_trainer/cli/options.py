@@ -57,7 +57,7 @@ class MineOptions:
     corpus: str | None = _flag("file or Hub id of the passages to search; without it, those of all groups", None)
     first_stage: str = _flag("'bm25', or folder or Hub id of an embedding model", "bm25")
     num_negatives: int = _flag("how many a query gets at most", 15)
-    range_min: int = _flag("how many of the best candidates are skipped", 0)
+    range_min: int = _flag("how many of the best candidates are skipped", 10)
     range_max: int = _flag("the last rank that is looked at", 100)
     sampling_strategy: Literal["random", "top"] = _flag("draw from what the filters leave, or take its best", "random")
     max_score: float | None = _flag("filter: the highest first-stage score", None)

@@ -18,6 +18,8 @@ from rerank_trainer.models.peers import refuse_foreign, stored_chain
 from rerank_trainer.models.token_logits import TokenLogitHead
 from rerank_trainer.models.weight_files import pickles_refused, refuse_pickled_adapter
 
+_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+
 
 @dataclass(frozen=True)
 class CheckpointPreview:
@@ -68,13 +70,13 @@ def preview_checkpoint(
     """
     name = str(name)
     hub = {key: value for key, value in {"revision": revision, "token": token}.items() if value is not None}
-    refuse_foreign(name, hub)
     refuse_pickled_adapter(name, allow_pickle=allow_pickle, hub=hub)
     family, answer = family_of(name, head=head, hub=hub)
     prompt_of(family, answer, load_tokenizer(name, trust_remote_code=trust_remote_code, **hub))
     adapter = base_of_adapter(name, hub)
     base = name if adapter is None else str(adapter.base_model_name_or_path)
     of_base = hub if adapter is None else {**hub, **({"revision": adapter.revision} if adapter.revision else {})}
+    refuse_foreign(base, of_base)
     config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code, **of_base)
     with pickles_refused(base, config=config, allow_pickle=allow_pickle, hub=of_base):
         if not allow_pickle and not any(has_file(base, file, **of_base) for file in _WEIGHTS):
@@ -97,6 +99,3 @@ def preview_checkpoint(
         base=None if adapter is None else base,
         has_head=adapter is not None or is_language_model or is_classifier or stored is not None,
     )
-
-
-_WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
