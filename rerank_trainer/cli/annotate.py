@@ -8,8 +8,8 @@ from rerank_trainer.teachers.annotation.annotate import annotate
 
 
 def run(options: AnnotateOptions) -> None:
-    """Score the groups."""
-    report = annotate(
+    """Score the groups; what was done is logged."""
+    annotate(
         rows_of(options.dataset, "dataset"),
         teacher_of(options.teacher, "teacher"),
         options.output_dir,
@@ -18,7 +18,6 @@ def run(options: AnnotateOptions) -> None:
         batch_size=options.batch_size,
         device=options.device,
     )
-    print(report)
 
 
 def plan(options: AnnotateOptions) -> dict[str, str]:

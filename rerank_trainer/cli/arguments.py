@@ -28,9 +28,10 @@ _EPILOG = """\
   --config FILE  YAML file whose keys are these flags; may stand first, without --config
   --dry-run      check everything, say what would be done, do nothing
   --traceback    show where an error comes from
-  --help-all     all flags, also those of transformers.TrainingArguments
-
+{more}
 A flag that is on by default is turned off with --no_FLAG. Mappings are written as JSON."""
+
+_MORE = "  --help-all     all flags, also the others of transformers.TrainingArguments\n"
 
 
 class _Parser(HfArgumentParser):
@@ -48,7 +49,9 @@ class _Help(argparse.HelpFormatter):
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         kind = getattr(action.type, "__name__", "")
-        placeholder = {"int": " N", "float": " X", "string_to_bool": ""}.get(kind, " TEXT")
+        placeholder = {"int": " N", "float": " X"}.get(kind, " TEXT")
+        if kind == "string_to_bool":
+            placeholder = "" if action.nargs == "?" else " true|false"
         if action.choices:
             placeholder = f" {'|'.join(map(str, action.choices))}"
         return action.option_strings[0] + placeholder + (" ..." if action.nargs == "+" else "")
@@ -158,21 +161,19 @@ def help_text(name: str, summary: str, types: Sequence[type[Any]], *, everything
     parser = _Parser(types, prog=f"rerank-trainer {name}")
     flags, formatter = _flags_of(parser), _Help(parser.prog, max_help_position=32, width=100)
     formatter.add_text(f"{summary[0].upper()}{summary[1:]}.")
+    hidden = False
     for kind in types:
         own = [field.name for field in dataclasses.fields(kind) if field.name in vars(kind)["__annotations__"]]
         inherited = [field.name for field in dataclasses.fields(kind) if field.name not in own]
-        sections = {
-            str(kind.__doc__).partition("\n")[0].partition(".")[0].replace(":class:`~", "").replace("`", ""): own
-        }
-        sections["Of transformers.TrainingArguments"] = [
-            key for key in (inherited if everything else _OFTEN_USED) if key in inherited
-        ]
-        for title, keys in sections.items():
-            formatter.start_section(title)
+        shown = inherited if everything else [key for key in inherited if key in _OFTEN_USED]
+        hidden |= shown != inherited
+        title = "Of training on groups" if inherited else str(kind.__doc__).partition(".")[0]
+        for heading, keys in {title: own, "Of transformers.TrainingArguments": shown}.items():
+            formatter.start_section(heading)
             formatter.add_arguments([flags[key] for key in keys])
             formatter.end_section()
     usage = f"usage: {parser.prog} [CONFIG.yaml] [--FLAG VALUE ...]"
-    return f"{usage}\n\n{formatter.format_help()}\n{_EPILOG}"
+    return f"{usage}\n\n{formatter.format_help()}\n{_EPILOG.format(more=_MORE if hidden else '')}"
 
 
 def _flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -39,7 +39,7 @@ def console(*, seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[None]:
 def lines_for_bars(*, seconds: float) -> Iterator[None]:
     """Let every bar write a line each so many seconds and, if it lasted so long, one at its end.
 
-    The bars of all libraries are tqdm's, whose ``display`` is what it asks to overload; so that is done for all at once.
+    The bars of all libraries are tqdm's, which asks to overload ``display``; here that is done for all of them.
     """
     drawn = tqdm.display, tqdm.clear, tqdm.close
 

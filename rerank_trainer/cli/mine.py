@@ -26,9 +26,9 @@ _WRITERS = {
 
 
 def run(options: MineOptions) -> None:
-    """Mine, write the groups and print the report."""
+    """Mine and write the groups."""
     write = _writer(options)
-    groups, report = mine_negatives(
+    groups, _ = mine_negatives(  # its report is logged
         _rows(options),
         None if options.corpus is None else read_texts(options.corpus, "corpus"),
         first_stage=BM25() if options.first_stage == "bm25" else Embeddings(options.first_stage),
@@ -42,7 +42,6 @@ def run(options: MineOptions) -> None:
         seed=options.seed,
     )
     write(groups, options.output)
-    print(report)
     print(f"{len(groups):,} groups are in {options.output}")
 
 
