@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.first_stages import Embeddings
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
+    from rerank_trainer.models.export import export_classifier
+    from rerank_trainer.models.merging import merge_checkpoints
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.serving import Serving, serving_commands
     from rerank_trainer.models.token_logits import TokenLogitHead
     from rerank_trainer.models.verify import verify_checkpoint
     from rerank_trainer.models.windows import Windows
@@ -79,6 +82,7 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "Serving": "rerank_trainer.models.serving",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
@@ -92,11 +96,14 @@ _MODULES = {
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
+    "export_classifier": "rerank_trainer.models.export",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
     "load_trec": "rerank_trainer.data.trec",
+    "merge_checkpoints": "rerank_trainer.models.merging",
     "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
+    "serving_commands": "rerank_trainer.models.serving",
     "to_groups": "rerank_trainer.data.formats",
     "verify_checkpoint": "rerank_trainer.models.verify",
 }
