@@ -83,9 +83,9 @@ def test_slerp_goes_along_the_arc_between_two_tensors(checkpoints, tmp_path, sha
     key = "bert.encoder.layer.0.attention.self.query.weight"
     expected = slerp(share, one[key].numpy(), other[key].numpy())
     assert np.abs(expected - (1 - share) * one[key].numpy() - share * other[key].numpy()).max() > 0.05
-    for key in (key, "classifier.weight", "bert.embeddings.word_embeddings.weight"):
+    for name in (key, "classifier.weight", "bert.embeddings.word_embeddings.weight"):
         np.testing.assert_allclose(
-            ours[key].numpy(), slerp(share, one[key].numpy(), other[key].numpy()), rtol=1e-5, atol=1e-6
+            ours[name].numpy(), slerp(share, one[name].numpy(), other[name].numpy()), rtol=1e-5, atol=1e-6
         )
 
 
