@@ -107,9 +107,10 @@ def test_weights_of_16_bits_are_averaged_in_float32_and_stay_16_bits(checkpoints
 
     ours, (one, other) = tensors(tmp_path / "merged"), [tensors(tmp_path / name) for name in ("0", "1")]
     for key, tensor in ours.items():
-        expected = 0.3 * one[key].double() + 0.7 * other[key].double()
+        expected = (0.3 * one[key].double() + 0.7 * other[key].double()).to(torch.bfloat16)
         assert tensor.dtype == torch.bfloat16
-        torch.testing.assert_close(tensor, expected.to(torch.bfloat16), rtol=2**-8, atol=0)
+        torch.testing.assert_close(tensor, expected, rtol=2**-7, atol=0)  # a last digit, where it lies between two
+        assert (tensor == expected).float().mean() > 0.95
 
 
 @needs_mergekit
@@ -201,7 +202,7 @@ def test_language_models_of_other_answers_or_prompts_are_refused(tmp_path):
     for name, (text, yes) in kinds.items():
         reranker = Reranker(model, tokenizer, head=TokenLogitHead(yes, "no"), prompt=text, max_length=128)
         reranker.save_pretrained(tmp_path / name)
-    for name, said in {"answer": "differ in head: ", "prompt": "differ in prompt: "}.items():
+    for name, said in {"answer": "; head: ", "prompt": "differ in prompt: "}.items():
         with pytest.raises(ValueError, match=said):
             merge_checkpoints([tmp_path / "one", tmp_path / name], tmp_path / "merged", pairs=SHORT)
 
