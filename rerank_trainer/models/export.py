@@ -91,7 +91,7 @@ def _classifier(source: Reranker) -> Reranker:
     tokenizer = copy.deepcopy(source.tokenizer)
     if source.prompt is not None:
         add_no_special_tokens(tokenizer)
-    lengths = {"max_length": source.max_length, "query_max_length": source.query_max_length}
+    lengths: dict[str, Any] = {"max_length": source.max_length, "query_max_length": source.query_max_length}
     return Reranker(model, tokenizer, prompt=source.prompt, **lengths)
 
 

@@ -77,25 +77,25 @@ def merge_checkpoints(
 
     >>> merge_checkpoints(["out/checkpoint-400", "out/checkpoint-500"], "merged", method="slerp")  # doctest: +SKIP
     """
-    names = [str(name) for name in names]
-    shares = _shares(names, method, weights)
+    sought = [str(name) for name in names]
+    shares = _shares(sought, method, weights)
     merge = _mergekit(method, shares)
     hub = {key: value for key, value in {"revision": revision, "token": token}.items() if value is not None}
-    _refuse_unlike_bases(names, hub)
+    _refuse_unlike_bases(sought, hub)
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=Path(folder).parent, prefix="merging-") as scratch:
-        wholes = [_whole_folder(name, Path(scratch, str(i)), head=head, hub=hub) for i, name in enumerate(names)]
-        sources = [_Source.read(*source, head=head, hub=hub) for source in zip(names, wholes, strict=True)]
+        wholes = [_whole_folder(name, Path(scratch, str(i)), head=head, hub=hub) for i, name in enumerate(sought)]
+        sources = [_Source.read(*source, head=head, hub=hub) for source in zip(sought, wholes, strict=True)]
         for other in sources[1:]:
             sources[0].refuse_unlike(other, pairs)
         _write_merged(sources, Path(scratch, "merged"), merge)
         how: dict[str, Any] = {"head": sources[0].head, "prompt": sources[0].prompt, "dtype": "auto"}
         reranker = Reranker.from_pretrained(Path(scratch, "merged"), **how)
         if reranker.fresh_parameters:
-            raise ValueError(f"{names[0]} has no trained {list(reranker.fresh_parameters)}: it is no reranker yet")
+            raise ValueError(f"{sought[0]} has no trained {list(reranker.fresh_parameters)}: it is no reranker yet")
         reranker.save_pretrained(folder)
     verify_checkpoint(folder, reranker, pairs)
-    logger.info("%s: the %s of %s with the shares %s", folder, method, names, [round(share, 4) for share in shares])
+    logger.info("%s: the %s of %s with the shares %s", folder, method, sought, [round(share, 4) for share in shares])
     return reranker
 
 
@@ -231,11 +231,11 @@ def _write_merged(sources: Sequence[_Source], target: Path, merge: Merge) -> Non
         for file in (first.folder / part).iterdir():
             if file.is_file() and file.suffix in _SETTINGS:
                 shutil.copyfile(file, target / part / file.name)
-    for file in first.files:
-        with _tensors(sources, file) as states:
+    for place in first.files:
+        with _tensors(sources, place) as states:
             merged = merge(states)
             typed = {key: tensor.to(states[0][key].dtype) for key, tensor in merged.items()}
-        save_file(typed, target / file, metadata={"format": "pt"})
+        save_file(typed, target / place, metadata={"format": "pt"})
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def _vllm(files: _Files, revision: str | None) -> Serving:
             )
     else:
         notes.append('a longer pair is refused unless a request says `"truncate_prompt_tokens": -1`')
-    body = {"model": files.name, "query": _QUERY, "documents": _TEXTS}
+    body: dict[str, Any] = {"model": files.name, "query": _QUERY, "documents": _TEXTS}
     score = "the logit, as it is"
     if old_activation(files.config) != IDENTITY:
         body["use_activation"] = False
