@@ -48,8 +48,8 @@ TASK_TYPES = {
     "ForCausalLM": TaskType.CAUSAL_LM,
     "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
 }
-# Their mixers read the weights of these layers past an adapter (of x_proj in their fused kernel): it would learn nothing,
-# and merging it would change the score. PEFT refuses the first alone.
+# Their mixers read the weights of these layers past an adapter (of x_proj in their fused kernel): it would learn
+# nothing, and merging it would change the score. PEFT refuses the first alone.
 _MAMBAS = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 _READ_PAST_ADAPTERS = ("out_proj", "dt_proj", "x_proj")
 _NAME = "default"  # PEFT's own for an adapter that is given none
