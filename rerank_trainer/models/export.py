@@ -191,9 +191,8 @@ def add_no_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     if tokenizer("0")["input_ids"] != tokenizer("0", add_special_tokens=False)["input_ids"]:
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1")
-        for option in ("add_bos_token", "add_eos_token"):
-            if option in tokenizer.init_kwargs:
-                tokenizer.init_kwargs[option] = False
+        # by these some classes make their own when they are loaded
+        tokenizer.init_kwargs |= {"add_bos_token": False, "add_eos_token": False}
 
 
 def _check_same(source: Reranker, exported: Reranker, pairs: Sequence[tuple[str, str]]) -> None:
@@ -206,8 +205,8 @@ def _check_same(source: Reranker, exported: Reranker, pairs: Sequence[tuple[str,
     if not excess[worst] <= tolerance:
         raise ValueError(
             f"as {type(exported.model).__name__} pair {worst} scores {theirs[worst]:.6g}, but as "
-            f"{type(source.model).__name__} {ours[worst]:.6g}, where {tolerance:.2g} is rounding. Its prompt must not "
-            "end with the pad token, before which a classifier reads the score."
+            f"{type(source.model).__name__} {ours[worst]:.6g}, where {tolerance:.2g} is rounding. A classifier reads "
+            "its score at the last token that is not the pad token: a prompt must not end with that one."
         )
     logger.info(
         "as a classifier %d pairs score the same, largest difference %.2g", len(ours), (ours - theirs).abs().max()

@@ -215,7 +215,7 @@ def test_a_prompt_that_ends_with_the_pad_token_is_refused(tmp_path):
     model, tokenizer = tiny_language_model("qwen3")
     prompt = Prompt(f"Query: {{query}}\nText: {{passage}}{tokenizer.pad_token}")
     source = Reranker(model, tokenizer, head=TokenLogitHead("yes", "no"), prompt=prompt, max_length=256)
-    with pytest.raises(ValueError, match="must not end with the pad token"):
+    with pytest.raises(ValueError, match="a prompt must not end with that one"):
         export_classifier(source, tmp_path, pairs=SHORT)
 
 
