@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.first_stages import Embeddings
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
+    from rerank_trainer.model_card import reranker_card, save_card
     from rerank_trainer.models.export import export_classifier
     from rerank_trainer.models.merging import merge_checkpoints
     from rerank_trainer.models.reranker import Reranker
@@ -125,6 +126,8 @@ _MODULES = {
     "merge_checkpoints": "rerank_trainer.models.merging",
     "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
+    "reranker_card": "rerank_trainer.model_card",
+    "save_card": "rerank_trainer.model_card",
     "serving_commands": "rerank_trainer.models.serving",
     "to_groups": "rerank_trainer.data.formats",
     "verify_checkpoint": "rerank_trainer.models.verify",
