@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.model_card import reranker_card, save_card
+    from rerank_trainer.models.export import export_classifier
+    from rerank_trainer.models.merging import merge_checkpoints
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.serving import Serving, serving_commands
     from rerank_trainer.models.token_logits import TokenLogitHead
     from rerank_trainer.models.verify import verify_checkpoint
     from rerank_trainer.models.windows import Windows
@@ -121,6 +124,7 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "Serving": "rerank_trainer.models.serving",
     "SimilarityTeacher": "rerank_trainer.teachers.similarity",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
@@ -140,6 +144,7 @@ _MODULES = {
     "check_teacher": "rerank_trainer.teachers.check",
     "detectable_difference": "rerank_trainer.evaluation.significance",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
+    "export_classifier": "rerank_trainer.models.export",
     "fit_weights": "rerank_trainer.teachers.weights",
     "holm": "rerank_trainer.evaluation.significance",
     "load_beir": "rerank_trainer.data.trec",
@@ -147,6 +152,7 @@ _MODULES = {
     "load_ir_dataset": "rerank_trainer.data.ir_collections",
     "load_trec": "rerank_trainer.data.trec",
     "mean_interval": "rerank_trainer.evaluation.significance",
+    "merge_checkpoints": "rerank_trainer.models.merging",
     "merge_teacher_scores": "rerank_trainer.teachers.annotation.merge",
     "mine_negatives": "rerank_trainer.mining.miner",
     "paired_test": "rerank_trainer.evaluation.significance",
@@ -155,6 +161,7 @@ _MODULES = {
     "read_run": "rerank_trainer.data.runs",
     "reranker_card": "rerank_trainer.model_card",
     "save_card": "rerank_trainer.model_card",
+    "serving_commands": "rerank_trainer.models.serving",
     "threshold_table": "rerank_trainer.evaluation.thresholds",
     "to_groups": "rerank_trainer.data.formats",
     "verify_checkpoint": "rerank_trainer.models.verify",

@@ -199,6 +199,11 @@ class Reranker(PushToHub):
         """Tokens of a row, special tokens included."""
         return self.template.max_length
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter of PEFT is part of the model."""
+        return isinstance(self.model, PeftModel)
+
     def row_scorer(
         self,
         max_tokens: int | str = "auto",
@@ -307,7 +312,7 @@ class Reranker(PushToHub):
         Raises:
             ValueError: If no checkpoint holds the adapter's base as it is.
         """
-        if isinstance(self.model, PeftModel):
+        if self.has_adapter:
             require_base(self.model)
         with keeping_card(folder):
             self.model.save_pretrained(folder)
@@ -323,13 +328,21 @@ class Reranker(PushToHub):
         Raises:
             ValueError: If the reranker has no adapter, or one that cannot be merged.
         """
-        if not isinstance(self.model, PeftModel):
-            raise ValueError(f"{type(self.model).__name__} has no adapter to merge. save_pretrained writes it whole.")
-        whole = self._with_model(merged(self.model))
+        whole = self.merged()
         whole.save_pretrained(folder)
         bits = num_bits(self.model)
         said = "" if bits is None else f"; its weights of {bits} bits were dequantised to {whole.model.dtype}"
         logger.info("%s: the adapter is merged into full weights%s", folder, said)
+
+    def merged(self) -> Reranker:
+        """The same reranker with its adapter merged into full weights, dequantised; this one is left as it is.
+
+        Raises:
+            ValueError: If the reranker has no adapter, or one that cannot be merged.
+        """
+        if not self.has_adapter:
+            raise ValueError(f"{type(self.model).__name__} has no adapter to merge. save_pretrained writes it whole.")
+        return self._with_model(merged(self.model))
 
     def write_loader_files(self, folder: str | Path) -> None:
         """Write what other loaders read, beside the files of model and tokenizer that a folder holds already."""
