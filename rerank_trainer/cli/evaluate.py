@@ -18,10 +18,10 @@ def run(options: EvaluateOptions) -> None:
     model = None
     if options.model is not None:
         model = reranker_of(options.model, device=options.device, max_length=options.max_length)
-    figures = {}
+    rows = []
     for name, evaluator in evaluators.items():
         evaluation = evaluator.evaluate(model)
-        figures[name] = evaluation.rows()
+        rows += [{"dataset": name, **row} for row in evaluation.rows()]
         if options.output_dir is not None:
             folder = Path(options.output_dir, name)
             evaluation.write_runs(folder)
@@ -29,7 +29,7 @@ def run(options: EvaluateOptions) -> None:
         if not options.json:
             print(evaluation)
     if options.json:
-        print(json.dumps(figures))
+        print(json.dumps(rows))
 
 
 def plan(options: EvaluateOptions) -> dict[str, str]:

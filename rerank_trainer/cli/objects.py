@@ -12,6 +12,7 @@ import torch
 
 from rerank_trainer.cli.arguments import read_mapping, unknown
 from rerank_trainer.data.formats import load_groups
+from rerank_trainer.data.ir_collections import load_ir_dataset
 from rerank_trainer.data.trec import load_beir, load_trec
 from rerank_trainer.models.preview import preview_checkpoint
 from rerank_trainer.models.reranker import Reranker
@@ -20,7 +21,12 @@ from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
 from rerank_trainer.trainers.sources import TrainSource
 
 # Whose arguments a mapping holds, by the one that it cannot do without.
-_LOADERS: Mapping[str, Callable[..., Any]] = {"source": load_groups, "folder": load_beir, "qrels": load_trec}
+_LOADERS: Mapping[str, Callable[..., Any]] = {
+    "source": load_groups,
+    "folder": load_beir,
+    "qrels": load_trec,
+    "name": load_ir_dataset,
+}
 
 
 def rows_of(given: Any, where: str) -> Any:

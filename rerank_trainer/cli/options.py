@@ -1,8 +1,8 @@
 """The flags of every command, which are also the keys of its YAML file; named as the arguments of the functions called.
 
-A data set is a path or Hub id, or a mapping of the arguments of ``load_groups``, ``load_beir`` or ``load_trec``. A
-teacher is a folder or Hub id, or a mapping of the arguments of ``EndpointTeacher``. On a command line, a mapping is
-written as JSON. ``HfArgumentParser`` makes flags of the fields.
+A data set is a path or Hub id, or a mapping of the arguments of ``load_groups``, ``load_beir``, ``load_trec`` or
+``load_ir_dataset``. A teacher is a folder or Hub id, or a mapping of the arguments of ``EndpointTeacher``. On a command
+line, a mapping is written as JSON. ``HfArgumentParser`` makes flags of the fields.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
-_DATA = "path, Hub id, or a mapping of the arguments of load_groups (source), load_beir (folder) or load_trec (qrels)"
+_DATA = (
+    "path, Hub id, or a mapping of the arguments of load_groups (source), load_beir (folder), load_trec (qrels) or "
+    "load_ir_dataset (name)"
+)
 _NAMED_DATA = f"{_DATA}; or a mapping from name to such"
 _TEACHER = "folder or Hub id, or a mapping of the arguments of EndpointTeacher (url, api, model, api_key_env, ...)"
 
