@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import datasets
 import pytest
@@ -40,7 +41,8 @@ def test_train_distils_from_a_service_that_the_file_describes(call, world):
         code, printed, _ = call("train", "train.yaml", "--max_steps", "1")
 
         assert code == 0 and "saved in out" in printed
-        assert len(service.bodies) == 10  # a query each
+        rows = map(json.loads, (world / "rows.jsonl").read_text().splitlines())
+        assert len(service.bodies) == len({row["query"] for row in rows})
 
 
 def test_train_takes_several_sets_with_settings_of_their_own(call, world):
@@ -70,10 +72,6 @@ def test_a_dry_run_of_training_says_what_would_be_done_and_does_nothing(call, wo
     monkeypatch.setattr("rerank_trainer.models.reranker.Reranker.from_pretrained", None)  # no weights
     before = files(world)
     line = ["--teacher", "teacher", "--eval_dataset", "dev.jsonl", "--gradient_accumulation_steps", "2"]
-    code, printed, told = call("train", "train.yaml", *line, "--num_train_epochs", "2.5", "--label_weight", "0.25")
-
-    plan = dict(part.split(maxsplit=1) for part in printed.splitlines())
-    assert code == 2  # what was replaced is called, so this is how a run would end
     code, printed, told = call(
         "train", "train.yaml", *line, "--num_train_epochs", "2.5", "--label_weight", "0.25", "--dry-run"
     )
@@ -91,7 +89,7 @@ def test_a_dry_run_of_training_says_what_would_be_done_and_does_nothing(call, wo
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (["--model", "nowhere"], "nowhere"),
+        (["--model", "nowhere"], "couldn't find them in the cached files"),
         (["--teacher", "bare"], "its scores would be random"),
         (["--method", "distill"], "compares with teacher_scores"),
         (["--objective", "infonec"], "'infonec' is not known"),
@@ -237,7 +235,5 @@ def test_rank_prints_a_table_that_fits_the_terminal(call, world, monkeypatch):
 def test_rank_refuses_a_file_without_passages(call, world, text, message):
     (world / "passages").write_text(text)
     code, _, told = call("rank", "--model", "student", "--query", "fire", "--passages", "passages")
-
-    import re
 
     assert code == 2 and re.search(message, told)
