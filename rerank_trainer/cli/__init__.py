@@ -7,6 +7,7 @@ The module has ``plan``, which checks what it is given and says what it would do
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -66,7 +67,13 @@ def main(line: Sequence[str] | None = None) -> int:
         print(__version__ if name == "--version" else _overview())
         return _OK
     try:
-        return _called(name, words)
+        code = _called(name, words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # whoever read the output has seen enough; at the interpreter's end nothing must be written either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
     except _BAD_INPUT as error:
         return _told(name, error, _REFUSED, whole="--traceback" in words)
     except KeyboardInterrupt:

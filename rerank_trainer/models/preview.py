@@ -72,7 +72,8 @@ def preview_checkpoint(
     hub = {key: value for key, value in {"revision": revision, "token": token}.items() if value is not None}
     refuse_pickled_adapter(name, allow_pickle=allow_pickle, hub=hub)
     family, answer = family_of(name, head=head, hub=hub)
-    prompt_of(family, answer, load_tokenizer(name, trust_remote_code=trust_remote_code, **hub))
+    tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, **hub)
+    prompt_of(family, answer, tokenizer)
     adapter = base_of_adapter(name, hub)
     base = name if adapter is None else str(adapter.base_model_name_or_path)
     of_base = hub if adapter is None else {**hub, **({"revision": adapter.revision} if adapter.revision else {})}
@@ -94,7 +95,7 @@ def preview_checkpoint(
     return CheckpointPreview(
         name=name,
         model=type(model).__name__,
-        head=str(family.head),
+        head=str(family.head.fitted_to(model, tokenizer)),
         num_parameters=model.num_parameters(),
         base=None if adapter is None else base,
         has_head=adapter is not None or is_language_model or is_classifier or stored is not None,
