@@ -24,13 +24,13 @@ _OFTEN_USED = (
     "per_device_eval_batch_size bf16 eval_strategy eval_steps save_strategy load_best_model_at_end "
     "metric_for_best_model resume_from_checkpoint seed report_to push_to_hub hub_model_id"
 ).split()
+_FEW_NAMES = 12  # that an error lists where none of them is near
 _EPILOG = """\
   --config FILE  YAML file whose keys are these flags; may stand first, without --config
   --dry-run      check everything, say what would be done, do nothing
   --traceback    show where an error comes from
 {more}
 A flag that is on by default is turned off with --no_FLAG. Mappings are written as JSON."""
-
 _MORE = "  --help-all     all flags, also the others of transformers.TrainingArguments\n"
 
 
@@ -152,8 +152,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3)
-    listed = f"did you mean {' or '.join(map(repr, close))}?" if close else f"expected one of {known}"
-    return ValueError(f"unknown {kind} {name!r}; {listed}")
+    few = f"; expected one of {known}" if len(known) <= _FEW_NAMES else ""
+    return ValueError(f"unknown {kind} {name!r}{f'; did you mean {_either(close)}?' if close else few}")
 
 
 def help_text(name: str, summary: str, types: Sequence[type[Any]], *, everything: bool) -> str:
@@ -176,6 +176,10 @@ def help_text(name: str, summary: str, types: Sequence[type[Any]], *, everything
     return f"{usage}\n\n{formatter.format_help()}\n{_EPILOG.format(more=_MORE if hidden else '')}"
 
 
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, names))
+
+
 def _flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     """The flag of each field; that which turns a field off does not count."""
     return {action.dest: action for action in parser._actions if action.option_strings[0] == f"--{action.dest}"}
@@ -190,9 +194,11 @@ def _as_flags(config: str, parser: argparse.ArgumentParser) -> list[str]:
         several = known[key].nargs == "+"
         if isinstance(value, list) != several and value is not None:
             raise ValueError(f"{config}: {key} takes {'a list' if several else 'one value'}, found {value!r}")
+        if value == []:
+            raise ValueError(f"{config}: {key} is an empty list. Leave the key out, or give one value or more")
         if value is None and known[key].default is not None:
             raise ValueError(f"{config}: {key} has no value. Leave the key out for {known[key].default!r}")
-        if several and value:
+        if isinstance(value, list):
             words += [f"--{key}", *map(_word, value)]
         elif value is not None:
             words.append(f"--{key}={_word(value)}")

@@ -22,6 +22,7 @@ def console(*, seconds: float = SECONDS_BETWEEN_LINES) -> Iterator[None]:
     """
     logger = logging.getLogger("rerank_trainer")
     level, handler = logger.level, logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:

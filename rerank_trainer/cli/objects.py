@@ -40,7 +40,9 @@ def rows_of(given: Any, where: str) -> Any:
         return given
     loader = next((loader for key, loader in _LOADERS.items() if key in given), None)
     if loader is None:
-        raise ValueError(f"{where}: expected a path, a Hub id or a mapping with one of {list(_LOADERS)}, found {given}")
+        raise ValueError(
+            f"{where}: expected a path, a Hub id or a mapping with one of {list(_LOADERS)}, found {list(given)}"
+        )
     return called(loader, given, where)
 
 

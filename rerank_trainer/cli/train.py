@@ -11,7 +11,7 @@ from rerank_trainer.cli.arguments import read_mapping
 from rerank_trainer.cli.objects import called, counted, previewed, rows_of, sets_of, source_of, teacher_of
 from rerank_trainer.cli.options import TrainOptions
 from rerank_trainer.data.formats import load_groups
-from rerank_trainer.models.preview import preview_checkpoint
+from rerank_trainer.models.preview import CheckpointPreview, preview_checkpoint
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer, require_targets
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -20,7 +20,7 @@ from rerank_trainer.trainers.learning_rates import default_head_learning_rate, d
 from rerank_trainer.trainers.refusals import refuse_unsupported
 from rerank_trainer.trainers.sources import TrainSource, as_sources, as_train_set, is_several
 
-_PREVIEWED = ("head", "revision", "token", "trust_remote_code", "allow_pickle")
+_PREVIEWED = ("head", "keep_layers", "revision", "token", "trust_remote_code", "allow_pickle")
 
 
 def run(options: TrainOptions, args: RerankTrainingArguments) -> None:
@@ -57,13 +57,15 @@ def plan(options: TrainOptions, args: RerankTrainingArguments) -> dict[str, str]
     """What would be trained, checked without weights and without asking the teacher."""
     refuse_unsupported(args)
     trainer_class = _trainer_class(options)
-    teacher, peft_config = _teacher(options).get("teacher"), _peft_config(options)
+    teacher = _teacher(options).get("teacher")
     loading = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
     model = preview_checkpoint(options.model, **{key: loading[key] for key in _PREVIEWED if key in loading})
+    has_new_adapter = _peft_config(options) is not None or options.lora
+    _check_adapter(options, model, has_new_adapter=has_new_adapter)
     # of a trainer that was not made: a name needs nothing of it
     objective = trainer_class.named_objective(object.__new__(trainer_class), args)
     given = sets_of(options.train_dataset, "train_dataset", one=source_of)
-    sources = as_sources(given) if is_several(given) else {None: as_sources({"train": given})["train"]}
+    sources = as_sources(given) if is_several(given) else {None: TrainSource(given)}
     scores_are = "labels" if teacher is not None else trainer_class.scores_are
     groups: dict[Any, Any] = {
         name: _train_groups(source, objective, has_teacher=teacher is not None, scores_are=scores_are)
@@ -71,15 +73,15 @@ def plan(options: TrainOptions, args: RerankTrainingArguments) -> dict[str, str]
     }
     weights = [source.weight for source in sources.values() if source.weight is not None]
     evaluated = {} if options.eval_dataset is None else _eval_groups(options.eval_dataset, trainer_class.scores_are)
-    is_adapter = options.lora or peft_config is not None or model.base is not None
+    is_adapter = has_new_adapter or model.base is not None
     rate = args.learning_rate or default_learning_rate(model.num_parameters, is_adapter=is_adapter)
     head_rate = args.head_learning_rate or default_head_learning_rate(rate)
     return {
         "model": f"{model}{'; an adapter is trained' if is_adapter else ''}",
         "train_dataset": _counted(groups),
         "eval_dataset": _counted(evaluated) or "none",
-        "objective": f"{'distill' if trainer_class is DistillRerankTrainer else 'contrastive'}: "
-        f"{', '.join(objective.names)}",
+        "trainer": trainer_class.__name__,
+        "objective": ", ".join(objective.names),
         "teacher": "none" if teacher is None else previewed(teacher),
         "steps": _steps(as_train_set(groups, weights or None, args), args),
         "learning_rate": f"{rate:.2g}" + ("" if model.has_head else f", {head_rate:.2g} for the fresh head"),
@@ -102,6 +104,15 @@ def _peft_config(options: TrainOptions) -> LoraConfig | None:
     if options.peft_config is None:
         return None
     return called(LoraConfig, read_mapping(options.peft_config, "peft_config"), "peft_config")
+
+
+def _check_adapter(options: TrainOptions, model: CheckpointPreview, *, has_new_adapter: bool) -> None:
+    if options.lora and options.peft_config is not None:
+        raise ValueError("lora beside peft_config: give one of them")
+    if has_new_adapter and model.base is not None:
+        raise ValueError(f"{model.name} is an adapter, which is trained on: leave out lora and peft_config")
+    if options.load_in_4bit and not has_new_adapter and model.base is None:
+        raise ValueError("load_in_4bit: weights of 4 bits cannot be trained themselves. Give lora or peft_config")
 
 
 def _train_groups(source: TrainSource, objective: Any, *, has_teacher: bool, scores_are: str | None) -> Any:

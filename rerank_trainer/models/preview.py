@@ -13,7 +13,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, has_f
 from rerank_trainer.models.adapters import base_of_adapter
 from rerank_trainer.models.chains import needs_chain
 from rerank_trainer.models.families import family_of, prompt_of
-from rerank_trainer.models.loading import auto_class, load_tokenizer, num_labels
+from rerank_trainer.models.loading import auto_class, keep_backbone_layers, load_tokenizer, num_labels
 from rerank_trainer.models.peers import refuse_foreign, stored_chain
 from rerank_trainer.models.token_logits import TokenLogitHead
 from rerank_trainer.models.weight_files import pickles_refused, refuse_pickled_adapter
@@ -52,6 +52,7 @@ def preview_checkpoint(
     name: str | Path,
     *,
     head: Any = "auto",
+    keep_layers: int | list[int] | None = None,
     revision: str | None = None,
     token: str | None = None,
     trust_remote_code: bool = False,
@@ -92,6 +93,8 @@ def preview_checkpoint(
     kind = auto_class(config, is_chain=is_chain, is_language_model=is_language_model)
     with torch.device("meta"):
         model = kind.from_config(config, trust_remote_code=trust_remote_code)
+    if keep_layers is not None:
+        keep_backbone_layers(model, keep_layers)
     return CheckpointPreview(
         name=name,
         model=type(model).__name__,

@@ -84,6 +84,7 @@ def test_a_value_of_the_file_has_the_type_of_its_flag(parsed, text, name, value)
         ("name: a\norder: left", [], "invalid choice: 'left'"),
         ("name: a\nrate: null", [], "rate has no value. Leave the key out for 0.5"),
         ("name: a\nmetrics: nDCG@10", [], "metrics takes a list, found 'nDCG@10'"),
+        ("name: a\nmetrics: []", [], "metrics is an empty list"),
         ("name: [a, b]", [], r"name takes one value, found \['a', 'b'\]"),
         ("rate: 1", [], "required: --name"),
         ("- a\n- b", [], "expected keys with values"),

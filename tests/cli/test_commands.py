@@ -79,7 +79,8 @@ def test_a_dry_run_of_training_says_what_would_be_done_and_does_nothing(call, wo
     assert code == 0 and files(world) == before
     assert plan["model"].startswith("student: BertForSequenceClassification, 0.0")
     assert plan["train_dataset"] == "10 groups, 60 passages" and plan["eval_dataset"] == "6 groups, 36 passages"
-    assert plan["objective"] == "distill: kl, label_infonce" and plan["teacher"].startswith("teacher: Bert")
+    assert plan["trainer"] == "DistillRerankTrainer"
+    assert plan["objective"] == "kl, label_infonce" and plan["teacher"].startswith("teacher: Bert")
     # 10 groups in batches of 4 are 3, two batches a step are 2 steps an epoch
     assert plan["steps"] == "5 of 8 groups with up to 4 passages, 2.5 epochs"
     assert plan["learning_rate"] == "0.001" and plan["output_dir"] == "out"
@@ -96,6 +97,8 @@ def test_a_dry_run_of_training_says_what_would_be_done_and_does_nothing(call, wo
         (["--train_dataset", "{x: rows.jsonl, y: {rows: rows.jsonl, weight: 2}}"], "give each of them"),
         (["--optim", "lomo"], "optim='lomo' is not supported"),
         (["--model", "empty"], "empty has no weights"),
+        (["--lora", "--peft_config", "{r: 4}"], "give one of them"),
+        (["--load_in_4bit"], "cannot be trained themselves"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_would(call, world, line, message):

@@ -99,7 +99,7 @@ def test_a_terminal_keeps_its_bars(monkeypatch):
     assert "\r  0%|" in written
 
 
-@pytest.mark.parametrize(("rank", "shown"), [("0", ["told", "warned"]), ("1", ["warned"])])
+@pytest.mark.parametrize(("rank", "shown"), [("0", ["INFO: told", "WARNING: warned"]), ("1", ["WARNING: warned"])])
 def test_only_the_first_process_tells_what_is_no_warning(rank, shown, monkeypatch, capsys):
     monkeypatch.setenv("RANK", rank)
     logger = logging.getLogger("rerank_trainer.somewhere")

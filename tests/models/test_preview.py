@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from peft import LoraConfig
 
@@ -33,12 +35,17 @@ CHECKPOINTS = {
     "backbone": _backbone,
     "decoder": lambda folder: saved(folder, *tiny_model("qwen3")),
     "recurrent": lambda folder: saved(folder, *tiny_recurrent_model("mamba2")),
+    "fewer layers": lambda folder: saved(folder, *tiny_model("bert")),
     "token": lambda folder: saved_language_model("qwen3", folder),
     "encoder and decoder": lambda folder: saved_language_model("t5", folder),
     "adapter": _adapter,
 }
 FRESH = {"backbone", "recurrent"}
-OPTIONS = {"token": {"head": "qwen3-reranker"}, "encoder and decoder": {"head": "monot5"}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fewer layers": {"keep_layers": 1},
+    "token": {"head": "qwen3-reranker"},
+    "encoder and decoder": {"head": "monot5"},
+}
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
