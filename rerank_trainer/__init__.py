@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from rerank_trainer.objectives.schedules import Constant, Ramp
     from rerank_trainer.objectives.temperature import Temperature
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
+    from rerank_trainer.teachers.checkpoints import CheckpointTeacher
+    from rerank_trainer.teachers.ema import EmaTeacher
+    from rerank_trainer.teachers.live import LiveTeacher
+    from rerank_trainer.teachers.previous_epoch import PreviousEpochTeacher
+    from rerank_trainer.teachers.stochastic import StochasticTeacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -56,18 +61,22 @@ _MODULES = {
     "AffineMap": "rerank_trainer.objectives.consistency",
     "Anchor": "rerank_trainer.objectives.anchor",
     "BM25": "rerank_trainer.data.first_stage",
+    "CheckpointTeacher": "rerank_trainer.teachers.checkpoints",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
+    "EmaTeacher": "rerank_trainer.teachers.ema",
     "Embeddings": "rerank_trainer.mining.first_stages",
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
     "LabelObjective": "rerank_trainer.objectives.objective",
+    "LiveTeacher": "rerank_trainer.teachers.live",
     "MaxScore": "rerank_trainer.mining.filters",
     "MiningReport": "rerank_trainer.mining.report",
     "MixedObjective": "rerank_trainer.objectives.mixed",
     "Objective": "rerank_trainer.objectives.objective",
     "PercentOfPositive": "rerank_trainer.mining.filters",
+    "PreviousEpochTeacher": "rerank_trainer.teachers.previous_epoch",
     "Prompt": "rerank_trainer.data.prompts",
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
@@ -79,6 +88,7 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "StochasticTeacher": "rerank_trainer.teachers.stochastic",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
