@@ -27,8 +27,8 @@ class Targets:
     Attributes:
         labels: Relevance, ``(batch_size, group_size)``, -100 at padding.
         mask: True = a passage of a weight above 0, ``(batch_size, group_size)``.
-        teacher_scores: A teacher's scores, ``(batch_size, group_size)``, any scale; None without a teacher, or while
-            there is none yet.
+        teacher_scores: A teacher's scores, ``(batch_size, group_size)``, any scale; None where no group has any:
+            without a teacher, while there is none yet, in a batch of other sources.
         weights: How often each passage counts, ``(batch_size, group_size)``; None counts each once.
         source: Which of the run's data sets each group is of, ``(batch_size,)``; None where there is one.
     """
@@ -48,7 +48,7 @@ class Targets:
         return cls(batch["labels"], mask, batch.get("teacher_scores"), weights, batch.get("source"))
 
     def of_teacher(self) -> Targets:
-        """These, as what compares with a teacher sees them: while there is no teacher, all passages are absent."""
+        """These, as what compares with a teacher sees them: without teacher scores all passages are absent."""
         if self.teacher_scores is not None:
             return self
         nothing = torch.zeros_like(self.labels)

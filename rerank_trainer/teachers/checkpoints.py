@@ -144,8 +144,9 @@ def information_bound(scores: Sequence[Sequence[float]], labels: Sequence[Sequen
     Raises:
         ValueError: If no group has a positive beside another passage.
 
-    >>> information_bound([[0.0, 0.0], [math.log(3), 0.0]], [[1.0, 0.0], [1.0, 0.0]])  # log 1 and log (2 * 3/4)
-    0.2027...
+    >>> bound = information_bound([[0.0, 0.0], [math.log(3), 0.0]], [[1.0, 0.0], [1.0, 0.0]])
+    >>> round(bound, 4)  # of (log 2 - log 2) and (log 2 - log 4/3)
+    0.2027
     """
     found = []
     for of_scores, of_labels in zip(scores, labels, strict=True):

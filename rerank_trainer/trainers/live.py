@@ -37,10 +37,11 @@ class LiveTeaching:
         self._trainer, self._teacher = trainer, teacher
         args = trainer.args
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            sharding = "fsdp" if trainer.is_fsdp_enabled else "deepspeed"
             raise ValueError(
-                f"{type(teacher).__name__} with {'fsdp' if trainer.is_fsdp_enabled else 'deepspeed'}: it holds other "
-                "weights of the student or computes with them, and there no process has them whole. Leave it out, or "
-                "take CheckpointTeacher, which scores before the training."
+                f"{type(teacher).__name__} with {sharding}: a live teacher computes with weights beside the student's, "
+                "of which FSDP has nowhere the whole, and DeepSpeed has not been tried. Leave one of them out, or take "
+                "CheckpointTeacher, which scores before the training."
             )
         is_stream = isinstance(trainer.train_dataset, StreamGroups)
         training = Training(

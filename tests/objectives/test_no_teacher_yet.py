@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from rerank_trainer.losses import infonce, kl, margin_mse, ranknet
+from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.consistency import ZScore
 from rerank_trainer.objectives.gated import GatedObjective
 from rerank_trainer.objectives.mixed import MixedObjective
@@ -63,3 +66,11 @@ def test_a_weighted_list_keeps_its_other_parts():
     objective = WeightedObjective([(0.5, LabelObjective(infonce)), (0.5, TeacherObjective(kl))])
 
     assert objective.counts(TARGETS).tolist() == [[True, False, True], [False] * 3]
+
+
+def test_a_source_is_without_a_teacher_as_a_single_set_is():
+    objective = SourceObjective({"own": MixedObjective(label_weight=0.5), "other": TeacherObjective(kl)})
+    targets = replace(TARGETS, source=torch.tensor([0, 0, 1]))
+
+    assert objective.counts(targets).tolist() == [[True, False, False], [False] * 3]
+    assert objective(SCORES, targets)[1].tolist() == [0.0] * 3

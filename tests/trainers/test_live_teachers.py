@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import IA3Config, LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from rerank_trainer.losses import infonce, kl
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.token_logits import TokenLogitHead
 from rerank_trainer.objectives.consistency import AffineMap
 from rerank_trainer.objectives.objective import LabelObjective, TeacherObjective, WeightedObjective
 from rerank_trainer.teachers.ema import EmaTeacher
@@ -21,6 +24,8 @@ from rerank_trainer.teachers.stochastic import StochasticTeacher
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from rerank_trainer.trainers.live import TEACHER_FILE, LiveTeaching
+from rerank_trainer.trainers.sources import TrainSource
+from tests.tiny_language_models import tiny_language_model
 from tests.tiny_models import tiny_model
 from tests.trainers.conftest import small_reranker, word_groups
 from tests.trainers.launch import launch
@@ -84,30 +89,42 @@ def test_averaged_weights_are_those_of_the_recursion(make_trainer):
     assert (average - before_each_step[-1]).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama", "lora"])
+ADAPTERS = {
+    "dora": LoraConfig(r=2, use_dora=True),
+    "ia3": IA3Config(target_modules=["key", "value"], feedforward_modules=[]),
+    "prompt tuning": PromptTuningConfig(num_virtual_tokens=2),
+}
+
+
+def student_of(kind: str, folder: Path) -> Reranker:
+    if kind == "token":
+        return Reranker(*tiny_language_model("qwen3"), head=TokenLogitHead("yes", "no"), max_length=48)
+    if kind not in ADAPTERS:
+        return Reranker(*tiny_model(kind), max_length=48)
+    small_reranker(spread=0.3).save_pretrained(folder)
+    return Reranker.from_pretrained(folder).with_adapter(ADAPTERS[kind])
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "token", *ADAPTERS])
 def test_an_average_scores_as_a_model_with_its_weights_does_and_leaves_the_student_as_it_is(
     make_trainer, tmp_path, kind
 ):
-    options: dict[str, Any] = {"reranker": Reranker(*tiny_model("bert" if kind == "lora" else kind), max_length=48)}
-    if kind == "lora":
-        options["reranker"].save_pretrained(tmp_path / "base")
-        options = {"reranker": Reranker.from_pretrained(tmp_path / "base"), "lora": True}
     teacher = EmaTeacher(decay=0.9)
-    trainer = make_trainer(teacher, learning_rate=5e-3, **options)
+    trainer = make_trainer(teacher, reranker=student_of(kind, tmp_path / "base"), learning_rate=2e-2)
     trainer.train()
     batch, model = a_batch(trainer), trainer.model.train()
-    before, chance = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    before, chance = copy.deepcopy(dict(model.named_parameters())), torch.get_rng_state()
 
     found = teacher.teach(batch)["teacher_scores"]
 
-    assert furthest(before, model.state_dict()) == 0 and model.training and torch.equal(chance, torch.get_rng_state())
-    pairs = [
-        (row["query"], passage)
-        for row in (trainer.train_dataset[0, i] for i in range(4))
-        for passage in row["passages"]
-    ]
+    assert furthest(before, dict(model.named_parameters())) == 0
+    assert model.training and torch.equal(chance, torch.get_rng_state())
+    groups = [trainer.train_dataset[0, index] for index in range(4)]
+    pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
     own = trainer.reranker.predict(pairs)
-    model.load_state_dict(teacher.state_dict(), strict=False)
+    with torch.no_grad():
+        for name, value in teacher.state_dict().items():
+            model.get_parameter(name).copy_(value)
     torch.testing.assert_close(found.flatten(), trainer.reranker.predict(pairs), atol=1e-5, rtol=1e-5)
     assert (found.flatten() - own).abs().max() > 1e-3
 
@@ -189,19 +206,16 @@ def test_a_step_of_8_groups_is_taught_the_same_however_it_is_cut(tmp_path, name)
 
 @pytest.mark.slow
 def test_two_processes_are_taught_as_one_is(tmp_path):
-    runs = {
-        name: {**SGD, "num_groups": 21, "num_train_epochs": 2, **BOTH, "live": teacher}
-        for name, teacher in TEACHERS.items()
-    }
-    for number in (1, 2):
-        sized = {name: {**run, "per_device_train_batch_size": 8 // number} for name, run in runs.items()}
-        launch(train_all, tmp_path / str(number), num_processes=number, runs=sized)
+    options = {**SGD, "num_groups": 21, "num_train_epochs": 2, **BOTH}
+    runs = {name: {**options, "live": teacher, "per_device_train_batch_size": 4} for name, teacher in TEACHERS.items()}
+    launch(train_all, tmp_path / "two", num_processes=2, runs=runs)
 
-    for name in TEACHERS:
-        one, two = (outcome(tmp_path / number, name) for number in ("1", "2"))
-        assert furthest(one["weights"], two["weights"]) < 1e-6
+    start = small_reranker(spread=0.3).model.state_dict()
+    for name, run in runs.items():
+        train(tmp_path / "one", name=name, **{**run, "per_device_train_batch_size": 8})
+        one, two = (outcome(tmp_path / number, name) for number in ("one", "two"))
+        assert furthest(one["weights"], two["weights"]) < 1e-6 < 1e-3 < furthest(one["weights"], start)
         assert furthest(one["teacher"], two["teacher"]) < 1e-6
-        assert furthest(one["weights"], small_reranker(spread=0.3).model.state_dict()) > 1e-3
 
 
 def test_the_first_epoch_before_a_previous_one_is_that_of_labels_alone(make_trainer, make_args):
@@ -282,6 +296,18 @@ def test_evaluation_asks_no_live_teacher_and_has_no_loss(make_trainer):
     assert "eval_ndcg@10" in figures and "eval_loss" not in figures
 
 
+def test_a_source_whose_objective_has_no_teacher_trains_beside_one_that_has(make_args):
+    sources = {"taught": word_groups(8), "plain": TrainSource(word_groups(8, seed=1), objective="infonce")}
+    args = make_args(label_weight=0.5, num_train_epochs=2, logging_strategy="steps", logging_steps=1)
+    trainer = DistillRerankTrainer(
+        small_reranker(spread=0.3), args, teacher=PreviousEpochTeacher(), train_dataset=sources
+    )
+    trainer.train()
+
+    logged = trainer.state.log_history[:-1]
+    assert [sum("loss_taught/kl" in entry for entry in part) for part in (logged[:4], logged[4:])] == [0, 4]
+
+
 @pytest.mark.parametrize(
     ("teacher", "options", "message"),
     [
@@ -312,7 +338,7 @@ def test_sharded_weights_are_refused(make_trainer, sharding):
     trainer = make_trainer(EmaTeacher())
     setattr(trainer, f"is_{sharding}_enabled", True)
 
-    with pytest.raises(ValueError, match=f"EmaTeacher with {sharding}: it holds other weights"):
+    with pytest.raises(ValueError, match=f"EmaTeacher with {sharding}: a live teacher computes"):
         LiveTeaching(trainer, EmaTeacher())
 
 
