@@ -18,6 +18,8 @@ from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scores_in_evaluation
 from rerank_trainer.models.token_logits import TokenLogitHead
 
+_REMEDY = "Take EmaTeacher, PreviousEpochTeacher or CheckpointTeacher, which need no particular head."
+
 
 class HeadDropout:
     """A reranker's head that gives the scores under several noises, ``(num_rows, num_samples)``.
@@ -37,7 +39,7 @@ class HeadDropout:
     """
 
     def __init__(self, reranker: Reranker) -> None:
-        self._head = reranker.head
+        self._head = self.__wrapped__ = reranker.head  # it alone runs where scores mean nothing, as for a shared prefix
         self._layer = last_layer(reranker)
         self.num_features = int(self._layer.in_features)
         self.noises = torch.ones(1, self.num_features)
@@ -89,9 +91,6 @@ class HeadDropout:
                 f"{self._layer} does not keep the samples apart ({found['both'].tolist()} under two noises, "
                 f"{expected.tolist()} under each alone). {_REMEDY}"
             )
-
-
-_REMEDY = "Take EmaTeacher, PreviousEpochTeacher or CheckpointTeacher, which need no particular head."
 
 
 def last_layer(reranker: Reranker) -> nn.Module:

@@ -94,7 +94,7 @@ class MixedObjective(TeacherObjective):
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
         target = self.target(targets)
-        mask = targets.mask & self.counts(targets)[0, :, None]
+        mask = targets.mask & self.counts(targets)[0, :, None]  # a group that does not count has no target
         # the softmax of logarithms gives the probabilities back; log 0 is a number low enough to stand for it
         log_target = target.clamp(min=torch.finfo(target.dtype).tiny).log()
         return self.loss_fn(scores, log_target, mask=mask, weights=targets.weights)[None]

@@ -9,7 +9,6 @@ from rerank_trainer.losses import LOSSES, LossFn, with_options
 from rerank_trainer.objectives.gated import GatedObjective
 from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.objective import LabelObjective, Objective, TeacherObjective, WeightedObjective
-from rerank_trainer.objectives.schedules import Ramp
 
 # Losses of an order, which labels and a teacher's scores both give.
 ORDER_LOSSES = ("adr_mse", "hinge", "list_mle", "p_list_mle", "ranknet")
@@ -20,8 +19,6 @@ TEACHER_LOSSES = ("kl", "margin_mse", "positive_margin_mse", "mse", "pearson", "
 PAPER = "paper"
 # Labels and teacher together: in one distribution, or as far as the teacher is better.
 MIXED, GATED = "mixed", "gated"
-# How much labels count where the student is its own teacher: all, until it knows something that could be taught.
-OWN_TEACHER_LABELS = Ramp(1.0, 0.5, begin=0.3, end=0.5)
 
 
 def contrastive_objective(

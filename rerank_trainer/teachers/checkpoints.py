@@ -85,7 +85,7 @@ class CheckpointTeacher:
         device: torch.device | str | None = None,
         autocast_dtype: torch.dtype | None = None,
     ) -> None:
-        self._device = device or torch.accelerator.current_accelerator() or "cpu"
+        self._device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
         self._autocast_dtype = autocast_dtype
         folders = _folders(run)
         if select is None:

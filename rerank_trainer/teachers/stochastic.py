@@ -192,8 +192,8 @@ def variance_weights(variance: Tensor, mask: Tensor) -> Tensor:
 
     .. math:: w_k \propto \frac{1}{\bar v + v_k}
 
-    with the group's mean variance, so that no passage outweighs another by more than its share of doubt warrants, and
-    with a mean of 1 over the group: equal variances change nothing.
+    with a mean of 1 over the group. The group's mean variance beside a passage's own keeps one without any from
+    outweighing all others; equal variances change nothing.
 
     Args:
         variance: As of :func:`sample_variance`.

@@ -18,12 +18,13 @@ from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.naming import (
     LABEL_LOSSES,
-    OWN_TEACHER_LABELS,
+    MIXED,
     TEACHER_LOSSES,
     contrastive_objective,
     distillation_objective,
 )
 from rerank_trainer.objectives.objective import Objective
+from rerank_trainer.objectives.schedules import Ramp
 from rerank_trainer.teachers.check import TeacherReport, check_teacher
 from rerank_trainer.teachers.live import LiveTeacher
 from rerank_trainer.teachers.store import add_teacher_scores
@@ -34,6 +35,9 @@ from rerank_trainer.trainers.live import LiveTeaching, require_live_targets
 from rerank_trainer.trainers.sources import TrainSource, with_instruction
 
 logger = logging.getLogger(__name__)
+
+# How much labels count beside a live teacher: they are alone until the student knows something that could be taught.
+LIVE_LABEL_WEIGHT = Ramp(1.0, 0.5, begin=0.3, end=0.5)
 
 
 class DistillRerankTrainer(RerankTrainer):
@@ -95,9 +99,12 @@ class DistillRerankTrainer(RerankTrainer):
         assert not isinstance(args.loss_options, str)  # the arguments refuse it
         assert not isinstance(args.label_loss_options, str)
         assert args.teacher_temperature is not None  # the arguments refuse it
-        if isinstance(self.teacher, LiveTeacher) and args.objective is None and args.label_weight == 0:
-            temperatures: dict[str, Any] = {"teacher_temperature": args.teacher_temperature}
-            return MixedObjective(label_weight=OWN_TEACHER_LABELS, temperature=args.temperature, **temperatures)
+        if isinstance(self.teacher, LiveTeacher) and args.objective in (None, MIXED) and args.label_weight == 0:
+            return MixedObjective(
+                label_weight=LIVE_LABEL_WEIGHT,
+                temperature=args.temperature,
+                teacher_temperature=args.teacher_temperature,
+            )
         return distillation_objective(
             args.objective or "kl",
             temperature=args.temperature,

@@ -56,7 +56,8 @@ class LiveTeaching:
     def teach(self, batches: Sequence[dict[str, Any]]) -> None:
         """Let the batches of the optimizer step that comes gain what the teacher says of them."""
         state = self._trainer.state
-        self._teacher.follow(state.global_step, int(state.epoch or 0))
+        if batches:  # a loader that has run dry makes no step
+            self._teacher.follow(state.global_step, int(state.epoch or 0))
         for batch in batches:
             batch.update(self._teacher.teach(self._trainer._prepare_inputs(batch)))
 
