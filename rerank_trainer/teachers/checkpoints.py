@@ -59,8 +59,8 @@ class CheckpointTeacher:
         select: "auto" takes the ``num`` snapshots that tell most of the labels of ``dev_groups``; "all" takes all; a
             list takes those of these steps, or of these folder names. None is "auto" where there are dev groups and
             "all" where there are not.
-        dev_groups: Labelled rows in any layout that :func:`load_groups` recognises, of queries that the run was not
-            trained on: on its own training groups the last snapshot looks best, whatever it has learned.
+        dev_groups: Labelled rows in any layout that :func:`load_groups` recognises, on which all snapshots are
+            measured. Of queries that the run was not trained on: on its own the last snapshot looks best anyway.
         num: How many "auto" takes; those that teach are in memory together.
         device: Where they compute; None takes the accelerator if there is one.
         autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
@@ -69,8 +69,8 @@ class CheckpointTeacher:
         snapshots: A :class:`Snapshot` for each folder that was looked at, in the order of the run; also in the log.
 
     Raises:
-        ValueError: If there are no snapshots, one that was asked for is missing, "auto" has no dev groups with a
-            positive, or ``num`` is not from 1 to the number of snapshots.
+        ValueError: If there are no snapshots, one that was asked for is missing, "auto" has no dev groups, these have
+            no positive, or ``num`` is not from 1 to the number of snapshots.
     """
 
     scale = "logit"
@@ -90,12 +90,17 @@ class CheckpointTeacher:
         folders = _folders(run)
         if select is None:
             select = ALL if dev_groups is None else AUTO
+        chosen = [] if select == AUTO else _asked(folders, select)
+        if select == AUTO and dev_groups is None:
+            raise ValueError(
+                f'select="auto" chooses {num} of {len(folders)} snapshots by the labels of dev_groups, and there are '
+                'none. Give dev_groups=labelled rows, or select="all".'
+            )
+        if select == AUTO and not 1 <= num <= len(folders):
+            raise ValueError(f"num={num}: expected from 1 to {len(folders)}, the number of snapshots")
+        bounds = {} if dev_groups is None else self._bounds(folders, load_groups(dev_groups, scores_are="labels"))
         if select == AUTO:
-            groups = None if dev_groups is None else load_groups(dev_groups, scores_are="labels")
-            bounds = self._bounds(folders, groups, num=num)
             chosen = sorted(folders, key=lambda folder: -bounds[folder])[:num]
-        else:
-            bounds, chosen = {}, _asked(folders, select)
         self.snapshots = [Snapshot(str(folder), bounds.get(folder), folder in chosen) for folder in folders]
         for snapshot in self.snapshots:
             logger.info("%s", snapshot)
@@ -112,14 +117,9 @@ class CheckpointTeacher:
         reranker.model.to(self._device)
         return RerankerTeacher(reranker, autocast_dtype=self._autocast_dtype)
 
-    def _bounds(self, folders: Sequence[Path], groups: datasets.Dataset | None, *, num: int) -> dict[Path, float]:
-        if groups is None or "labels" not in groups.column_names:
-            raise ValueError(
-                f'select="auto" chooses {num} of {len(folders)} snapshots by the labels of dev_groups, and there are '
-                'none. Give dev_groups=labelled rows, or select="all".'
-            )
-        if not 1 <= num <= len(folders):
-            raise ValueError(f"num={num}: expected from 1 to {len(folders)}, the number of snapshots")
+    def _bounds(self, folders: Sequence[Path], groups: datasets.Dataset) -> dict[Path, float]:
+        if "labels" not in groups.column_names:
+            raise ValueError(f"dev_groups have the columns {groups.column_names} and no labels to choose snapshots by.")
         rows = groups.to_list()
         # one after the other: only those that are chosen will be in memory together
         scored = ((folder, self._open(folder).score(rows)["scores"]) for folder in folders)

@@ -146,6 +146,16 @@ def test_dev_groups_without_a_positive_are_refused(planted):
         CheckpointTeacher(run, dev_groups=without, num=1)
 
 
+def test_snapshots_that_are_asked_for_are_measured_too_where_there_are_dev_groups(planted):
+    run, groups, _ = planted
+    teacher = CheckpointTeacher(run, select=[BAD], dev_groups=groups)
+
+    assert [snapshot.is_chosen for snapshot in teacher.snapshots] == [False, False, True, False]
+    assert teacher.snapshots[2].bound == min(snapshot.bound for snapshot in teacher.snapshots)
+    with pytest.raises(ValueError, match=r"dev_groups have the columns \[.*\] and no labels"):
+        CheckpointTeacher(run, select=[BAD], dev_groups=groups.rename_column("labels", "teacher_scores"))
+
+
 def test_a_folder_without_snapshots_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no folders checkpoint-"):
         CheckpointTeacher(tmp_path)
