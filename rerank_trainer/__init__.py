@@ -41,12 +41,22 @@ if TYPE_CHECKING:
     from rerank_trainer.objectives.temperature import Temperature
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.checkpoints import CheckpointTeacher
+    from rerank_trainer.teachers.column import ColumnTeacher
     from rerank_trainer.teachers.ema import EmaTeacher
+    from rerank_trainer.teachers.endpoints.apis import RerankApi
+    from rerank_trainer.teachers.endpoints.budget import Budget
+    from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
+    from rerank_trainer.teachers.endpoints.errors import BudgetError, EndpointError
+    from rerank_trainer.teachers.endpoints.judge import ChatJudge
+    from rerank_trainer.teachers.ensemble import EnsembleTeacher
     from rerank_trainer.teachers.live import LiveTeacher
     from rerank_trainer.teachers.previous_epoch import PreviousEpochTeacher
+    from rerank_trainer.teachers.ranking import RankingTeacher
+    from rerank_trainer.teachers.similarity import SimilarityTeacher, TfidfEncoder
     from rerank_trainer.teachers.stochastic import StochasticTeacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
+    from rerank_trainer.teachers.weights import fit_weights
     from rerank_trainer.trainers.arguments import RerankTrainingArguments
     from rerank_trainer.trainers.base import RerankTrainer
     from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -61,12 +71,19 @@ _MODULES = {
     "AffineMap": "rerank_trainer.objectives.consistency",
     "Anchor": "rerank_trainer.objectives.anchor",
     "BM25": "rerank_trainer.data.first_stage",
+    "Budget": "rerank_trainer.teachers.endpoints.budget",
+    "BudgetError": "rerank_trainer.teachers.endpoints.errors",
+    "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
     "CheckpointTeacher": "rerank_trainer.teachers.checkpoints",
+    "ColumnTeacher": "rerank_trainer.teachers.column",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
     "EmaTeacher": "rerank_trainer.teachers.ema",
     "Embeddings": "rerank_trainer.mining.first_stages",
+    "EndpointError": "rerank_trainer.teachers.endpoints.errors",
+    "EndpointTeacher": "rerank_trainer.teachers.endpoints.endpoint",
+    "EnsembleTeacher": "rerank_trainer.teachers.ensemble",
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
     "LabelObjective": "rerank_trainer.objectives.objective",
@@ -80,7 +97,9 @@ _MODULES = {
     "Prompt": "rerank_trainer.data.prompts",
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
+    "RankingTeacher": "rerank_trainer.teachers.ranking",
     "RelativeMargin": "rerank_trainer.mining.filters",
+    "RerankApi": "rerank_trainer.teachers.endpoints.apis",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
     "RerankWatch": "rerank_trainer.trainers.watch",
@@ -88,12 +107,14 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "SimilarityTeacher": "rerank_trainer.teachers.similarity",
     "StochasticTeacher": "rerank_trainer.teachers.stochastic",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
     "TeacherReport": "rerank_trainer.teachers.check",
     "Temperature": "rerank_trainer.objectives.temperature",
+    "TfidfEncoder": "rerank_trainer.teachers.similarity",
     "TokenLogitHead": "rerank_trainer.models.token_logits",
     "TrainSource": "rerank_trainer.trainers.sources",
     "WeightedObjective": "rerank_trainer.objectives.objective",
@@ -102,6 +123,7 @@ _MODULES = {
     "add_teacher_scores": "rerank_trainer.teachers.store",
     "check_teacher": "rerank_trainer.teachers.check",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
+    "fit_weights": "rerank_trainer.teachers.weights",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
     "load_trec": "rerank_trainer.data.trec",

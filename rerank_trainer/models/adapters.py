@@ -78,6 +78,12 @@ def default_lora(model: PreTrainedModel) -> LoraConfig:
     return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=layers)
 
 
+def adapter_settings(model: nn.Module) -> str:
+    """What an adapter's scores depend on beside its weights, as a text: LoRA's scales; empty for any other model."""
+    scales = [(name, part.scaling) for name, part in model.named_modules() if hasattr(part, "lora_A")]
+    return repr(scales) if scales else ""
+
+
 def with_adapter(
     model: PreTrainedModel, peft_config: PeftConfig, *, fresh: Sequence[str] = ()
 ) -> tuple[PeftModel, list[str]]:

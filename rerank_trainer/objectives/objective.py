@@ -191,10 +191,14 @@ class TeacherObjective(Objective):
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
         targets = targets.of_teacher()
+        return self.compared(scores, self.scaled(targets), targets)[None]
+
+    def compared(self, scores: Tensor, teacher_scores: Tensor, targets: Targets) -> Tensor:
+        """The loss of the scores against these scores of a teacher, ``(batch_size,)``."""
         given = {"mask": targets.mask, "weights": targets.weights}
         if self._takes_labels:
-            return self.loss_fn(scores, targets.labels, teacher_scores=self.scaled(targets), **given)[None]
-        return self.loss_fn(scores, self.scaled(targets), **given)[None]
+            return self.loss_fn(scores, targets.labels, teacher_scores=teacher_scores, **given)
+        return self.loss_fn(scores, teacher_scores, **given)
 
     def scaled(self, targets: Targets) -> Tensor:
         """The teacher's scores as the loss sees them, ``(batch_size, group_size)``."""

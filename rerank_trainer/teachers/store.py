@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from rerank_trainer.data.columns import GROUP_FEATURES
 from rerank_trainer.models.progress import PairProgress
-from rerank_trainer.teachers.teacher import Teacher
+from rerank_trainer.teachers.teacher import Teacher, columns_read
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ def add_teacher_scores(
             on.
 
     Raises:
-        ValueError: If the groups have teacher scores already, the teacher returns other numbers of scores or a score
-            that is not finite, or a stored file is damaged.
+        ValueError: If the groups have teacher scores already that the teacher does not read, the teacher returns other
+            numbers of scores or a score that is not finite, or a stored file is damaged.
 
     >>> class LengthTeacher:
     ...     scale, fingerprint = "logit", "the length of the passage"
@@ -63,19 +63,40 @@ def add_teacher_scores(
     ...     add_teacher_scores(groups, LengthTeacher(), cache_dir=folder)["teacher_scores"][0]
     [3.0, 6.0]
     """
-    if "teacher_scores" in groups.column_names:
+    if "teacher_scores" in groups.column_names and "teacher_scores" not in columns_read(teacher):
         raise ValueError(
             "the groups have a column teacher_scores already and a teacher is given: which one counts? Pass "
             'teacher=None to use the column, or drop it: dataset.remove_columns("teacher_scores").'
         )
+    scores = stored_scores(groups, teacher, cache_dir=cache_dir, show_progress_bar=show_progress_bar)
+    others = groups.select_columns([name for name in groups.column_names if name != "teacher_scores"])
+    return others.add_column("teacher_scores", scores, feature=GROUP_FEATURES["teacher_scores"])
+
+
+def stored_scores(
+    groups: datasets.Dataset,
+    teacher: Teacher,
+    *,
+    cache_dir: str | Path | None = None,
+    show_progress_bar: bool | None = None,
+) -> list[list[float]]:
+    """The teacher's scores of the groups, scored or read from the store; arguments as in :func:`add_teacher_scores`.
+
+    Raises:
+        ValueError: As there, but for groups that have teacher scores.
+    """
+    if members := getattr(teacher, "members", None):
+        options: dict[str, Any] = {"cache_dir": cache_dir, "show_progress_bar": show_progress_bar}
+        combined: list[list[float]] = cast(Any, teacher).combine([stored_scores(groups, m, **options) for m in members])
+        return combined
     folder = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    texts = groups.select_columns([c for c in ("query", "passages", "instruction") if c in groups.column_names])
-    num_pairs = sum(len(passages) for passages in texts["passages"])
+    given = groups.select_columns([name for name in columns_read(teacher) if name in groups.column_names])
+    num_pairs = sum(len(passages) for passages in given["passages"])
     scores: list[list[float]] = []
     num_scored = 0
     with PairProgress(num_pairs, show=show_progress_bar, description="Teacher scores") as progress:
-        for shard in _shards(texts):
+        for shard in _shards(given):
             shard_size = sum(len(group["passages"]) for group in shard)
             path = folder / f"{_fingerprint(teacher, shard)}.safetensors"
             if path.exists():
@@ -89,12 +110,12 @@ def add_teacher_scores(
                 num_scored += shard_size
             scores.extend(shard_scores)
     logger.info("teacher scores: %d pairs scored, %d read from %s", num_scored, num_pairs - num_scored, folder)
-    return groups.add_column("teacher_scores", scores, feature=GROUP_FEATURES["teacher_scores"])
+    return scores
 
 
-def _shards(texts: datasets.Dataset) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, len(texts), GROUPS_PER_SHARD):
-        yield texts.select(range(start, min(start + GROUPS_PER_SHARD, len(texts)))).to_list()
+def _shards(groups: datasets.Dataset) -> Iterator[list[dict[str, Any]]]:
+    for start in range(0, len(groups), GROUPS_PER_SHARD):
+        yield groups.select(range(start, min(start + GROUPS_PER_SHARD, len(groups)))).to_list()
 
 
 def _fingerprint(teacher: Teacher, shard: Sequence[Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from rerank_trainer.data.formats import load_groups
+from rerank_trainer.data.rankings import hold_minus_ranks
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.naming import (
@@ -24,6 +25,7 @@ from rerank_trainer.objectives.naming import (
     distillation_objective,
 )
 from rerank_trainer.objectives.objective import Objective
+from rerank_trainer.objectives.order import refuse_distances_of_ranks
 from rerank_trainer.objectives.schedules import Ramp
 from rerank_trainer.teachers.check import TeacherReport, check_teacher
 from rerank_trainer.teachers.live import LiveTeacher
@@ -60,7 +62,8 @@ class DistillRerankTrainer(RerankTrainer):
     Raises:
         ValueError: As :class:`RerankTrainer`; if the rows have no teacher scores and there is no teacher; if they have
             and there is; if the teacher's head is untrained; if the teacher's scores cannot be right (see
-            ``docs/watching.md``); if a live teacher cannot teach this student, or no label counts beside it.
+            ``docs/watching.md``), or are ranks and the objective reads distances (see ``docs/teachers.md``); if a live
+            teacher cannot teach this student, or no label counts beside it.
     """
 
     scores_are = "teacher_scores"
@@ -131,6 +134,7 @@ class DistillRerankTrainer(RerankTrainer):
         if self.teacher is None or not objective.needs_teacher:
             groups = super()._train_groups(source, objective)
             if objective.needs_teacher:
+                refuse_distances_of_ranks(objective, args.teacher_scale or _scale_of(groups))
                 self._check_teacher(groups, args, objective, scale=None)
             return groups
         groups = with_instruction(load_groups(source.rows, scores_are=source.scores_are), source.instruction)
@@ -146,6 +150,7 @@ class DistillRerankTrainer(RerankTrainer):
             autocast_dtype = torch.bfloat16 if args.bf16 else None
             self._loaded_teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
         teacher = self._loaded_teacher
+        refuse_distances_of_ranks(objective, args.teacher_scale or teacher.scale)
         with args.main_process_first(desc="teacher scores"):
             groups = add_teacher_scores(
                 groups, teacher, cache_dir=args.teacher_cache_dir, show_progress_bar=_shows_progress(args)
@@ -188,6 +193,12 @@ class DistillRerankTrainer(RerankTrainer):
             for warning in report.warnings:
                 logger.warning(warning)
         self.teacher_reports.append(report)
+
+
+def _scale_of(groups: datasets.Dataset | datasets.IterableDataset) -> str | None:
+    """The scale of teacher scores that say it themselves: ranks, as the layouts of rankings give them."""
+    is_ranking = isinstance(groups, datasets.Dataset) and hold_minus_ranks(groups["teacher_scores"])
+    return "rank" if is_ranking else None
 
 
 def _shows_progress(args: RerankTrainingArguments) -> bool | None:

@@ -21,6 +21,11 @@ def blocks(page: Path) -> list[str]:
     return [code for skipped, code in BLOCK.findall(page.read_text("utf-8")) if not skipped]
 
 
+def _answers(self, requests) -> dict[bytes, float]:
+    """What services answer: the further down a passage stands, the less probable."""
+    return {pair: 0.9 / place for request in requests for place, pair in enumerate(request.pairs, 1)}
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
@@ -35,6 +40,7 @@ def test_every_block_of_a_page_runs(page, world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rerank_trainer.trainers.base.RerankTrainer.push_to_hub", lambda *_, **__: None)
+    monkeypatch.setattr("rerank_trainer.teachers.endpoints.asking.Asking.ask", _answers)
     plain = RerankTrainingArguments.__init__  # pages are written for a GPU, where bf16 needs no word about the CPU
     on_cpu = lambda self, *values, **options: plain(self, *values, **{"use_cpu": True, **options})  # noqa: E731
     monkeypatch.setattr(RerankTrainingArguments, "__init__", on_cpu)

@@ -64,6 +64,7 @@ def _saved_here(folder: Path) -> None:
 MODELS: dict[str, Callable[[Path], object]] = {
     "answerdotai/ModernBERT-base": _backbone("modernbert"),
     "BAAI/bge-reranker-v2-m3": _deep_encoder,
+    "castorini/monot5-base-msmarco": _language_model("t5"),
     "cross-encoder/ms-marco-MiniLM-L6-v2": _encoder("bert"),
     "intfloat/e5-base-v2": _backbone("bert"),
     "Qwen/Qwen3-0.6B": _language_model("qwen3"),
