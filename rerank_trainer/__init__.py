@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.first_stages import Embeddings
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
+    from rerank_trainer.model_card import reranker_card, save_card
     from rerank_trainer.models.reranker import Reranker
     from rerank_trainer.models.token_logits import TokenLogitHead
     from rerank_trainer.models.verify import verify_checkpoint
@@ -129,6 +130,8 @@ _MODULES = {
     "load_trec": "rerank_trainer.data.trec",
     "mine_negatives": "rerank_trainer.mining.miner",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
+    "reranker_card": "rerank_trainer.model_card",
+    "save_card": "rerank_trainer.model_card",
     "to_groups": "rerank_trainer.data.formats",
     "verify_checkpoint": "rerank_trainer.models.verify",
 }

@@ -26,7 +26,7 @@ from rerank_trainer.models.adapters import (
     with_adapter,
 )
 from rerank_trainer.models.chains import chain_files, save_adapted_modules
-from rerank_trainer.models.checkpoint import mark_config, write_loader_files, write_logit_score
+from rerank_trainer.models.checkpoint import keeping_card, mark_config, write_loader_files, write_logit_score
 from rerank_trainer.models.families import NO_PLACE
 from rerank_trainer.models.heads import Head, LogitHead, counted
 from rerank_trainer.models.loading import (
@@ -303,14 +303,15 @@ class Reranker:
         """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers.
 
         Of a chain of modules Transformers opens the backbone alone. A reranker with an adapter writes the adapter
-        alone, which names its base.
+        alone, which names its base. A model card that is there stays; :func:`rerank_trainer.reranker_card` makes one.
 
         Raises:
             ValueError: If no checkpoint holds the adapter's base as it is.
         """
         if isinstance(self.model, PeftModel):
             require_base(self.model)
-        self.model.save_pretrained(folder)
+        with keeping_card(folder):
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.write_loader_files(folder)
 

@@ -61,6 +61,7 @@ class RerankTrainingArguments(TrainingArguments):
         verify_checkpoints: When a saved folder is opened again in Transformers and sentence-transformers to compare
             the scores of some pairs: "final" (what training ends with, what ``save_model`` writes, what is pushed),
             "every_save", or "never". It holds a second copy of the model in main memory for a moment.
+        card_examples: How many training groups the model card shows; their texts stand in no other file.
 
     Raises:
         ValueError: If a value is out of its range, ``model_init_kwargs`` hold a token, or the output folder cannot be
@@ -113,6 +114,7 @@ class RerankTrainingArguments(TrainingArguments):
     verify_checkpoints: str = field(
         default="final", metadata={"help": "'final', 'every_save' or 'never': reload what is saved, compare scores."}
     )
+    card_examples: int = field(default=0, metadata={"help": "Training groups that the model card shows."})
 
     _VALID_DICT_FIELDS = [
         *TrainingArguments._VALID_DICT_FIELDS,
@@ -145,6 +147,10 @@ class RerankTrainingArguments(TrainingArguments):
         _refuse_tokens(self.model_init_kwargs)
         if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
             raise ValueError(f"verify_checkpoints={self.verify_checkpoints!r}: expected one of {VERIFY_CHECKPOINTS}")
+        if self.card_examples < 0:
+            raise ValueError(
+                f"card_examples={self.card_examples}: give how many training groups the card shows, 0 or more"
+            )
         self.top_share  # noqa: B018  refuses an unknown name before any work
         for metric in self.eval_metrics:
             parse_metric(metric)

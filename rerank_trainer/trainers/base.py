@@ -31,6 +31,7 @@ from rerank_trainer.models.token_budget import checked_max_tokens
 from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.card import TrainingCard
 from rerank_trainer.trainers.evaluators import as_evaluator
 from rerank_trainer.trainers.footprint import Footprint, FootprintReport
 from rerank_trainer.trainers.hooks import GroupHooks
@@ -114,6 +115,7 @@ class RerankTrainer(GroupHooks):
         cheap: Any = {"peft_config": peft_config, "lora": lora}
         cheap |= {"quantization_config": quantization_config, "load_in_4bit": load_in_4bit}
         self.reranker = as_student(model, args, processing_class, **cheap)
+        self.card = TrainingCard(self.reranker, train_dataset, eval_dataset)
         objective = objective or self.named_objective(args)
         train_groups, train_objective = self._train_set(train_dataset, objective, args)
         eval_groups = self._eval_groups(eval_dataset)
@@ -236,6 +238,7 @@ class RerankTrainer(GroupHooks):
         if self.is_world_process_zero():
             self.reranker.save_merged(folder)
             verify_folder(self, str(folder))
+            self.card.write(self, folder, is_merged=True)
 
     def _set_objectives(self, train_objective: Objective, eval_objective: Objective) -> None:
         """The objectives, which have measured what they need before training, and the callback that tells them more."""

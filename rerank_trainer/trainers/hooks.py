@@ -20,7 +20,7 @@ from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.data.truncation import Truncation
 from rerank_trainer.models.chains import load_module_weights
-from rerank_trainer.models.checkpoint import copy_loader_files
+from rerank_trainer.models.checkpoint import copy_loader_files, keeping_card
 from rerank_trainer.objectives.objective import Targets
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.learning_rates import split_off_head
@@ -62,8 +62,11 @@ class GroupHooks(EvaluationHooks):
         with reporting(self):
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
-        if trial is None and self.args.verify_checkpoints == "final":
-            verify_folder(self, final_checkpoint(self.args, self.state))
+        folder = final_checkpoint(self.args, self.state) if trial is None else None
+        if folder is not None:
+            if self.args.verify_checkpoints == "final":
+                verify_folder(self, folder)
+            self.card.write(self, folder)  # now that the training is whole
         return output
 
     def hyperparameter_search(
@@ -241,10 +244,11 @@ class GroupHooks(EvaluationHooks):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         hide_token(self.args)
-        super()._save(output_dir, state_dict)
+        folder = output_dir or self.args.output_dir
+        with keeping_card(folder):
+            super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
-        folder = output_dir or self.args.output_dir
         self.reranker.write_loader_files(folder)
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not is_final:
@@ -253,6 +257,35 @@ class GroupHooks(EvaluationHooks):
                 self.live_teaching.save(folder)
         if is_final or self.args.verify_checkpoints == "every_save":
             verify_folder(self, folder)
+        self.card.write(self, folder)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the card of the output folder, with what is given here as well; see ``docs/model_card.md``."""
+        assert self.args.output_dir is not None
+        self.card.write(
+            self,
+            self.args.output_dir,
+            language=language,
+            license=license,
+            tags=tags,
+            model_name=model_name,
+            finetuned_from=finetuned_from,
+            tasks=tasks,
+            dataset_tags=dataset_tags,
+            dataset=dataset,
+            dataset_args=dataset_args,
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """As in Transformers, which reads the backbone of a chain: its modules stand in folders of their own."""
@@ -272,6 +305,7 @@ class GroupHooks(EvaluationHooks):
             copy_loader_files(checkpoint_folder, self.args.output_dir)
             if self.args.verify_checkpoints != "every_save":  # there it is verified already
                 verify_folder(self, checkpoint_folder)
+            self.create_model_card()
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _groups_each(self) -> int:

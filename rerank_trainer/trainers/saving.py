@@ -42,7 +42,7 @@ def verify_folder(trainer: GroupHooks, folder: str | None) -> None:
         logger.warning("%s: the trainer holds no groups, so only token ids of made-up texts are compared", folder)
     # sharded weights score in all processes or none, and only the main one is here: its folder speaks for them
     reranker = Reranker.from_pretrained(folder) if trainer.is_fsdp_enabled else trainer.reranker
-    verify_checkpoint(folder, reranker, pairs)
+    trainer.card.parity = (trainer.state.global_step, verify_checkpoint(folder, reranker, pairs))
 
 
 def some_pairs(datasets: Iterable[Any], num_pairs: int) -> list[tuple[str, str]]:

@@ -40,6 +40,7 @@ def test_every_block_of_a_page_runs(page, world, tmp_path, monkeypatch):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rerank_trainer.trainers.base.RerankTrainer.push_to_hub", lambda *_, **__: None)
+    monkeypatch.setenv("COHERE_API_KEY", "a key")
     monkeypatch.setattr("rerank_trainer.teachers.endpoints.asking.Asking.ask", _answers)
     plain = RerankTrainingArguments.__init__  # pages are written for a GPU, where bf16 needs no word about the CPU
     on_cpu = lambda self, *values, **options: plain(self, *values, **{"use_cpu": True, **options})  # noqa: E731

@@ -58,6 +58,18 @@ SIGNATURES = {
     "_save": ["self", "output_dir", "state_dict"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "_get_grad_norm": ["self", "model", "grad_norm"],
+    "create_model_card": [
+        "self",
+        "language",
+        "license",
+        "tags",
+        "model_name",
+        "finetuned_from",
+        "tasks",
+        "dataset_tags",
+        "dataset",
+        "dataset_args",
+    ],
     "create_optimizer": ["self", "model"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "evaluation_loop": [
@@ -267,7 +279,10 @@ def test_every_folder_that_is_pushed_is_whole_verified_and_without_token(make_ar
     assert [path for path, _, _ in hub.uploads] == uploads
     for _, folder, scores in hub.uploads:
         names = {path.name for path in folder.iterdir()}
-        assert LOADER_FILES | {"config.json", "model.safetensors", "tokenizer.json", "training_args.bin"} <= names
+        assert (
+            LOADER_FILES | {"config.json", "model.safetensors", "tokenizer.json", "training_args.bin", "README.md"}
+            <= names
+        )
         assert not any(b"hf_secret_word" in path.read_bytes() for path in folder.iterdir())
         other = CrossEncoder(str(folder), device="cpu").predict(WORD_PAIRS, convert_to_tensor=True)
         torch.testing.assert_close(other, scores, atol=1e-5, rtol=0)
