@@ -6,11 +6,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rerank_trainer.data.first_stage import BM25
     from rerank_trainer.data.formats import load_groups, to_groups
+    from rerank_trainer.data.ir_collections import load_ir_dataset
     from rerank_trainer.data.prompts import Prompt
+    from rerank_trainer.data.runs import read_qrels, read_run, write_run
     from rerank_trainer.data.trec import load_beir, load_trec
-    from rerank_trainer.evaluation.evaluator import evaluate_groups
+    from rerank_trainer.evaluation.calibration import Calibration, CalibrationReport, calibration_report
+    from rerank_trainer.evaluation.evaluator import RerankEvaluator, evaluate_groups
     from rerank_trainer.evaluation.metrics import ranking_metrics
     from rerank_trainer.evaluation.ranking_metric.ranking_metric import RankingMetric
+    from rerank_trainer.evaluation.results import DepthResult, Evaluation
+    from rerank_trainer.evaluation.significance import (
+        PairedTest,
+        detectable_difference,
+        holm,
+        mean_interval,
+        paired_test,
+    )
+    from rerank_trainer.evaluation.thresholds import threshold_table
     from rerank_trainer.mining.filters import (
         AbsoluteMargin,
         MaxScore,
@@ -40,6 +52,9 @@ if TYPE_CHECKING:
     )
     from rerank_trainer.objectives.schedules import Constant, Ramp
     from rerank_trainer.objectives.temperature import Temperature
+    from rerank_trainer.teachers.annotation.annotate import AnnotationReport, annotate
+    from rerank_trainer.teachers.annotation.merge import merge_teacher_scores
+    from rerank_trainer.teachers.annotation.scorer import TeacherScorer
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
     from rerank_trainer.teachers.checkpoints import CheckpointTeacher
     from rerank_trainer.teachers.column import ColumnTeacher
@@ -71,20 +86,25 @@ _MODULES = {
     "AbsoluteMargin": "rerank_trainer.mining.filters",
     "AffineMap": "rerank_trainer.objectives.consistency",
     "Anchor": "rerank_trainer.objectives.anchor",
+    "AnnotationReport": "rerank_trainer.teachers.annotation.annotate",
     "BM25": "rerank_trainer.data.first_stage",
     "Budget": "rerank_trainer.teachers.endpoints.budget",
     "BudgetError": "rerank_trainer.teachers.endpoints.errors",
+    "Calibration": "rerank_trainer.evaluation.calibration",
+    "CalibrationReport": "rerank_trainer.evaluation.calibration",
     "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
     "CheckpointTeacher": "rerank_trainer.teachers.checkpoints",
     "ColumnTeacher": "rerank_trainer.teachers.column",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
+    "DepthResult": "rerank_trainer.evaluation.results",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
     "EmaTeacher": "rerank_trainer.teachers.ema",
     "Embeddings": "rerank_trainer.mining.first_stages",
     "EndpointError": "rerank_trainer.teachers.endpoints.errors",
     "EndpointTeacher": "rerank_trainer.teachers.endpoints.endpoint",
     "EnsembleTeacher": "rerank_trainer.teachers.ensemble",
+    "Evaluation": "rerank_trainer.evaluation.results",
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
     "LabelObjective": "rerank_trainer.objectives.objective",
@@ -93,6 +113,7 @@ _MODULES = {
     "MiningReport": "rerank_trainer.mining.report",
     "MixedObjective": "rerank_trainer.objectives.mixed",
     "Objective": "rerank_trainer.objectives.objective",
+    "PairedTest": "rerank_trainer.evaluation.significance",
     "PercentOfPositive": "rerank_trainer.mining.filters",
     "PreviousEpochTeacher": "rerank_trainer.teachers.previous_epoch",
     "Prompt": "rerank_trainer.data.prompts",
@@ -101,6 +122,7 @@ _MODULES = {
     "RankingTeacher": "rerank_trainer.teachers.ranking",
     "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankApi": "rerank_trainer.teachers.endpoints.apis",
+    "RerankEvaluator": "rerank_trainer.evaluation.evaluator",
     "RerankTrainer": "rerank_trainer.trainers.base",
     "RerankTrainingArguments": "rerank_trainer.trainers.arguments",
     "RerankWatch": "rerank_trainer.trainers.watch",
@@ -114,6 +136,7 @@ _MODULES = {
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
     "TeacherReport": "rerank_trainer.teachers.check",
+    "TeacherScorer": "rerank_trainer.teachers.annotation.scorer",
     "Temperature": "rerank_trainer.objectives.temperature",
     "TfidfEncoder": "rerank_trainer.teachers.similarity",
     "TokenLogitHead": "rerank_trainer.models.token_logits",
@@ -122,18 +145,30 @@ _MODULES = {
     "Windows": "rerank_trainer.models.windows",
     "ZScore": "rerank_trainer.objectives.consistency",
     "add_teacher_scores": "rerank_trainer.teachers.store",
+    "annotate": "rerank_trainer.teachers.annotation.annotate",
+    "calibration_report": "rerank_trainer.evaluation.calibration",
     "check_teacher": "rerank_trainer.teachers.check",
+    "detectable_difference": "rerank_trainer.evaluation.significance",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "fit_weights": "rerank_trainer.teachers.weights",
+    "holm": "rerank_trainer.evaluation.significance",
     "load_beir": "rerank_trainer.data.trec",
     "load_groups": "rerank_trainer.data.formats",
+    "load_ir_dataset": "rerank_trainer.data.ir_collections",
     "load_trec": "rerank_trainer.data.trec",
+    "mean_interval": "rerank_trainer.evaluation.significance",
+    "merge_teacher_scores": "rerank_trainer.teachers.annotation.merge",
     "mine_negatives": "rerank_trainer.mining.miner",
+    "paired_test": "rerank_trainer.evaluation.significance",
     "ranking_metrics": "rerank_trainer.evaluation.metrics",
+    "read_qrels": "rerank_trainer.data.runs",
+    "read_run": "rerank_trainer.data.runs",
     "reranker_card": "rerank_trainer.model_card",
     "save_card": "rerank_trainer.model_card",
+    "threshold_table": "rerank_trainer.evaluation.thresholds",
     "to_groups": "rerank_trainer.data.formats",
     "verify_checkpoint": "rerank_trainer.models.verify",
+    "write_run": "rerank_trainer.data.runs",
 }
 
 __all__ = sorted(_MODULES)

@@ -122,14 +122,15 @@ def write_logit_score(folder: str | Path, answers: Sequence[int]) -> dict[str, A
 
 
 def copy_loader_files(source: str | Path, target: str | Path) -> None:
-    """Copy what sentence-transformers reads beside the Hugging Face files, folders of modules among it.
+    """Copy what loaders read beside weights and tokenizer: folders of modules, and code that the model came with.
 
     Args:
         source: A saved reranker.
         target: A folder.
     """
     source, target = Path(source), Path(target)
-    for name in (MODULES, TRANSFORMER_SETTINGS, MODEL_SETTINGS):
+    code = [path.name for path in source.glob("*.py")]
+    for name in (MODULES, TRANSFORMER_SETTINGS, MODEL_SETTINGS, *code):
         shutil.copyfile(source / name, target / name)
     for module in json.loads((source / MODULES).read_text(encoding="utf-8")):
         if module["path"]:

@@ -29,6 +29,7 @@ from rerank_trainer.models.chains import chain_files, save_adapted_modules
 from rerank_trainer.models.checkpoint import keeping_card, mark_config, write_loader_files, write_logit_score
 from rerank_trainer.models.families import NO_PLACE
 from rerank_trainer.models.heads import Head, LogitHead, counted
+from rerank_trainer.models.hub import PushToHub
 from rerank_trainer.models.loading import (
     check_max_length,
     default_max_length,
@@ -57,7 +58,7 @@ class RankedPassage(TypedDict):
     text: str
 
 
-class Reranker:
+class Reranker(PushToHub):
     """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
 
     Args:

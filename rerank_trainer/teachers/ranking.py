@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rerank_trainer.data.rankings import fault_of_permutation, minus_ranks, read_permutation
-from rerank_trainer.data.trec import Run, read_run
+from rerank_trainer.data.runs import Run, read_run
 from rerank_trainer.teachers.teacher import read_column
 
 # What the keys of the rankings and their entries are, by the columns of a group that hold them.

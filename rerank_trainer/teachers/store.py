@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,10 +13,12 @@ import datasets
 import torch
 from huggingface_hub.constants import HF_HOME
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from rerank_trainer.data.columns import GROUP_FEATURES
+from rerank_trainer.data.whole_files import write_whole
 from rerank_trainer.models.progress import PairProgress
+from rerank_trainer.teachers.answers import checked_scores
 from rerank_trainer.teachers.teacher import Teacher, columns_read
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,8 @@ def add_teacher_scores(
 ) -> datasets.Dataset:
     """The groups with a ``teacher_scores`` column, scored by the teacher or read from the store.
 
-    A run that is killed loses at most one shard; a second run, or a second student, pays nothing.
+    A run that is killed loses at most one shard; a second run, or a second student, pays nothing. All scores are held
+    in memory; :func:`annotate` writes those of any number of groups into a data set of its own.
 
     Args:
         groups: A data set of groups.
@@ -59,6 +59,7 @@ def add_teacher_scores(
     ...     def score(self, groups):
     ...         return {"scores": [[float(len(passage)) for passage in group["passages"]] for group in groups]}
     >>> groups = datasets.Dataset.from_dict({"query": ["1 + 1"], "passages": [["two", "eleven"]]})
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     add_teacher_scores(groups, LengthTeacher(), cache_dir=folder)["teacher_scores"][0]
     [3.0, 6.0]
@@ -104,7 +105,7 @@ def stored_scores(
                 progress.skip(shard_size)
             else:
                 progress.begin(shard_size)
-                shard_scores = _checked(teacher.score(shard)["scores"], shard, first=len(scores))
+                shard_scores = checked_scores(teacher.score(shard), shard, first_group=len(scores))
                 _write(path, shard_scores)
                 progress.end()
                 num_scored += shard_size
@@ -124,30 +125,12 @@ def _fingerprint(teacher: Teacher, shard: Sequence[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def _checked(scores: list[list[float]], shard: Sequence[Mapping[str, Any]], first: int) -> list[list[float]]:
-    if len(scores) != len(shard):
-        raise ValueError(f"the teacher gave scores for {len(scores)} groups of {len(shard)}")
-    for index, (group_scores, group) in enumerate(zip(scores, shard, strict=True), start=first):
-        if len(group_scores) != len(group["passages"]):
-            raise ValueError(
-                f"group {index}: the teacher gave {len(group_scores)} scores for {len(group['passages'])} passages"
-            )
-        wrong = [score for score in group_scores if not math.isfinite(score)]
-        if wrong:
-            raise ValueError(f"group {index}: the teacher gave the score {wrong[0]}; scores must be finite numbers")
-    return scores
-
-
 def _write(path: Path, scores: list[list[float]]) -> None:
     tensors = {
         "scores": torch.tensor([score for group in scores for score in group], dtype=torch.float32),
         "lengths": torch.tensor([len(group) for group in scores], dtype=torch.int64),
     }
-    # written beside and renamed: a killed run leaves no half shard
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-        part = file.name
-    save_file(tensors, part)
-    os.replace(part, path)
+    write_whole(path, save(tensors))  # a killed run leaves no half shard
 
 
 def _read(path: Path, shard: Sequence[Mapping[str, Any]]) -> list[list[float]]:

@@ -39,7 +39,7 @@ from rerank_trainer.trainers.learning_rates import default_head_learning_rate, d
 from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.progress import ObjectiveCallback, prepare_objective
 from rerank_trainer.trainers.refusals import refuse_unsupported
-from rerank_trainer.trainers.saving import verify_folder
+from rerank_trainer.trainers.saving import refuse_other_kind, verify_folder
 from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
 from rerank_trainer.trainers.step_report import StepReport
@@ -115,6 +115,7 @@ class RerankTrainer(GroupHooks):
         cheap: Any = {"peft_config": peft_config, "lora": lora}
         cheap |= {"quantization_config": quantization_config, "load_in_4bit": load_in_4bit}
         self.reranker = as_student(model, args, processing_class, **cheap)
+        refuse_other_kind(args, self.reranker.model)
         self.card = TrainingCard(self.reranker, train_dataset, eval_dataset)
         objective = objective or self.named_objective(args)
         train_groups, train_objective = self._train_set(train_dataset, objective, args)

@@ -143,8 +143,8 @@ class DistillRerankTrainer(RerankTrainer):
             return require_targets(groups, objective, has_teacher=True)
         if isinstance(groups, datasets.IterableDataset):
             raise ValueError(
-                "a teacher scores all groups before training, and these rows are a stream. Load them whole, or write "
-                "its scores into the rows first (a column teacher_scores, see add_teacher_scores) with teacher=None."
+                "a teacher scores all groups before training, and these rows are a stream. Load them whole, or let "
+                "annotate(rows, teacher, output_dir) write its scores first and train on output_dir with teacher=None."
             )
         if self._loaded_teacher is None:  # once for all sources
             autocast_dtype = torch.bfloat16 if args.bf16 else None

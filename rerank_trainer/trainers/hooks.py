@@ -1,7 +1,7 @@
 """Hooks: every method of the Transformers Trainer that we override to train, private ones included.
 
-Those that evaluate stand in ``evaluation_hooks.py``. A test compares the signatures of both with the installed
-Transformers, so that a new release cannot slip past them.
+Those that evaluate stand in ``evaluation_hooks.py``, those that push in ``hub_hooks.py``. A test compares
+all signatures with the installed Transformers: a new release cannot slip past them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.data.truncation import Truncation
 from rerank_trainer.models.chains import load_module_weights
-from rerank_trainer.models.checkpoint import copy_loader_files, keeping_card
+from rerank_trainer.models.checkpoint import keeping_card
 from rerank_trainer.objectives.objective import Targets
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
+from rerank_trainer.trainers.hub_hooks import HubHooks, local_checkpoint
 from rerank_trainer.trainers.learning_rates import split_off_head
 from rerank_trainer.trainers.live import LiveTeaching
 from rerank_trainer.trainers.out_of_memory import StepReplay
@@ -32,7 +33,7 @@ from rerank_trainer.trainers.step_report import StepReport, reporting
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 
 
-class GroupHooks(EvaluationHooks):
+class GroupHooks(HubHooks, EvaluationHooks):
     """The Transformers Trainer taught to train on batches of groups."""
 
     objective_callback: ObjectiveCallback
@@ -51,7 +52,11 @@ class GroupHooks(EvaluationHooks):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
+        """As in Transformers, also from a checkpoint on the Hub: ``hf://namespace/name``, see ``docs/hub.md``.
+
+        Afterwards no parameter counts as freshly initialised, so the model may be a teacher.
+        """
+        resume_from_checkpoint = local_checkpoint(resume_from_checkpoint, self.args)
         self._noted, self._train_cut, self._replay = {}, Truncation(), StepReplay(self)
         self._forget_evaluation()
         load_objective(self.objective, self.args, resume_from_checkpoint)
@@ -297,16 +302,6 @@ class GroupHooks(EvaluationHooks):
         super()._load_best_model()
         if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
             load_module_weights(self.model, self.state.best_model_checkpoint)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
-        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
-            hide_token(self.args)
-            copy_loader_files(checkpoint_folder, self.args.output_dir)
-            if self.args.verify_checkpoints != "every_save":  # there it is verified already
-                verify_folder(self, checkpoint_folder)
-            self.create_model_card()
-        super()._push_from_checkpoint(checkpoint_folder)
 
     def _groups_each(self) -> int:
         """How many groups a process takes for one batch; accelerate refuses a batch that cannot be split evenly."""

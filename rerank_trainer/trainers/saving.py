@@ -1,4 +1,4 @@
-"""Saving: what becomes of a folder that training writes, beside what Transformers does: no token, and verified."""
+"""Saving: what becomes of a folder that training writes, beside what Transformers does: one model in it, no token."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft import PeftModel
+from torch import nn
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from rerank_trainer.data.streams import StreamGroups
 from rerank_trainer.models.reranker import Reranker
@@ -30,6 +34,23 @@ def final_checkpoint(args: TrainingArguments, state: TrainerState) -> str | None
     best = state.best_model_checkpoint if args.load_best_model_at_end else None
     folder = Path(best or last)
     return str(folder) if args.should_save and folder.is_dir() else None
+
+
+def refuse_other_kind(args: TrainingArguments, model: nn.Module) -> None:
+    """Refuse an output folder with a saved model where an adapter would be saved beside it, or the other way round.
+
+    Raises:
+        ValueError: Since nobody could tell later, here or on the Hub, which of them is meant.
+    """
+    is_adapter = isinstance(model, PeftModel)
+    others = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME) if is_adapter else (ADAPTER_CONFIG_NAME,)
+    found = [name for name in others if Path(args.output_dir or ".", name).is_file()]
+    if found:
+        here, there = ("an adapter", "a whole model") if is_adapter else ("a whole model", "an adapter")
+        raise ValueError(
+            f"output_dir={args.output_dir!r} holds {there}, {found[0]}, and {here} saved beside it would make a folder "
+            "that does not open. Give another output_dir."
+        )
 
 
 def verify_folder(trainer: GroupHooks, folder: str | None) -> None:

@@ -103,6 +103,7 @@ def _beir(folder: Path) -> None:
     run = [f"q{query} Q0 {key} {rank} {9 - rank}.0 bm25" for query in range(3) for rank, key in enumerate(passages, 1)]
     for path in (folder / "run.bm25.test.trec", folder.parent / "run.bm25.test.trec"):
         path.write_text("\n".join(run) + "\n")
+    (folder.parent / "run.dense.test.trec").write_text("\n".join(run[::-1]) + "\n")
 
 
 def build(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rerank_trainer.data.rankings import hold_minus_ranks
-from rerank_trainer.data.trec import write_run
+from rerank_trainer.data.runs import write_run
 from rerank_trainer.losses import LOSSES
 from rerank_trainer.objectives.consistency import IsotonicMap, ZScore
 from rerank_trainer.objectives.gated import GatedObjective

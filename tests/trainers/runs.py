@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -12,9 +13,11 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from rerank_trainer.evaluation.evaluator import RerankEvaluator
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.live import LiveTeacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -139,6 +142,42 @@ def train_all(folder: Path, *, runs: dict[str, dict[str, Any]]) -> None:
         train(folder, name=name, **options)
 
 
+def judge_words(folder: Path, *, rank: int | None = None) -> None:
+    """Judge an untrained model, and one that fails in the first process; each keeps in ``<rank>.json`` what it found.
+
+    With a rank, without a group of processes.
+    """
+    folder.mkdir(exist_ok=True)
+    rank = PartialState(cpu=True).process_index if rank is None else rank
+    reranker, num_scored = small_reranker(spread=0.3), []
+
+    def predict(pairs: list[tuple[str, str]]) -> torch.Tensor:
+        num_scored.append(len(pairs))
+        return reranker.predict(pairs)
+
+    def fail(pairs: list[tuple[str, str]]) -> list[float]:
+        if rank == 0:
+            raise KeyError("boom")
+        return [0.0] * len(pairs)
+
+    evaluator = RerankEvaluator(word_groups(9, seed=5), metrics=["nDCG@10", "AP"], depths=(2, 5))
+    evaluation = evaluator.evaluate(predict)
+    found = {"figures": evaluation.figures, "by_query": evaluation.by_query("AP"), "num_scored": sum(num_scored)}
+    try:
+        evaluator.evaluate(fail)
+    except (KeyError, RuntimeError) as error:
+        found["failure"] = repr(error)
+    args = RerankTrainingArguments(str(folder / "out"), **QUIET, eval_metrics=["nDCG@10", "AP"])
+    trainer = ContrastiveRerankTrainer(
+        small_reranker(spread=0.3),
+        args,
+        eval_dataset=word_groups(9, seed=5),
+        evaluator=RerankEvaluator(word_groups(9, seed=5), metrics=["nDCG@10", "AP"], name="words"),
+    )
+    found["trainer"] = {name: value for name, value in trainer.evaluate().items() if "nDCG" in name or "AP" in name}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
 def outcome(folder: Path, name: str) -> dict[str, Any]:
     """What :func:`train` kept under a name."""
     return torch.load(folder / f"{name}.pt", weights_only=False)
@@ -170,6 +209,6 @@ def _outcome(trainer: RerankTrainer) -> dict[str, Any]:
 
 def _pretend_gpus() -> None:
     """Let accelerate take this gloo group for one of GPUs: it refuses to shard on CPUs, PyTorch does not."""
-    from accelerate import DistributedType, PartialState
+    from accelerate import DistributedType
 
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
