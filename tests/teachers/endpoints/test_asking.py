@@ -75,7 +75,7 @@ def kept(journal, *requests):
 
 
 def test_requests_run_at_once_up_to_the_limit(journal):
-    desk = Desk(seconds=0.02)
+    desk = Desk(seconds=0.1)
     scores = ask([request(number) for number in range(12)], desk, journal, at_once=3)
 
     assert desk.most == 3
