@@ -59,15 +59,20 @@ if TYPE_CHECKING:
     from rerank_trainer.teachers.annotation.merge import merge_teacher_scores
     from rerank_trainer.teachers.annotation.scorer import TeacherScorer
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
+    from rerank_trainer.teachers.checkpoints import CheckpointTeacher
     from rerank_trainer.teachers.column import ColumnTeacher
+    from rerank_trainer.teachers.ema import EmaTeacher
     from rerank_trainer.teachers.endpoints.apis import RerankApi
     from rerank_trainer.teachers.endpoints.budget import Budget
     from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
     from rerank_trainer.teachers.endpoints.errors import BudgetError, EndpointError
     from rerank_trainer.teachers.endpoints.judge import ChatJudge
     from rerank_trainer.teachers.ensemble import EnsembleTeacher
+    from rerank_trainer.teachers.live import LiveTeacher
+    from rerank_trainer.teachers.previous_epoch import PreviousEpochTeacher
     from rerank_trainer.teachers.ranking import RankingTeacher
     from rerank_trainer.teachers.similarity import SimilarityTeacher, TfidfEncoder
+    from rerank_trainer.teachers.stochastic import StochasticTeacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.teachers.weights import fit_weights
@@ -91,11 +96,13 @@ _MODULES = {
     "Calibration": "rerank_trainer.evaluation.calibration",
     "CalibrationReport": "rerank_trainer.evaluation.calibration",
     "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
+    "CheckpointTeacher": "rerank_trainer.teachers.checkpoints",
     "ColumnTeacher": "rerank_trainer.teachers.column",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DepthResult": "rerank_trainer.evaluation.results",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
+    "EmaTeacher": "rerank_trainer.teachers.ema",
     "Embeddings": "rerank_trainer.mining.first_stages",
     "EndpointError": "rerank_trainer.teachers.endpoints.errors",
     "EndpointTeacher": "rerank_trainer.teachers.endpoints.endpoint",
@@ -104,12 +111,14 @@ _MODULES = {
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
     "LabelObjective": "rerank_trainer.objectives.objective",
+    "LiveTeacher": "rerank_trainer.teachers.live",
     "MaxScore": "rerank_trainer.mining.filters",
     "MiningReport": "rerank_trainer.mining.report",
     "MixedObjective": "rerank_trainer.objectives.mixed",
     "Objective": "rerank_trainer.objectives.objective",
     "PairedTest": "rerank_trainer.evaluation.significance",
     "PercentOfPositive": "rerank_trainer.mining.filters",
+    "PreviousEpochTeacher": "rerank_trainer.teachers.previous_epoch",
     "Prompt": "rerank_trainer.data.prompts",
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
@@ -126,6 +135,7 @@ _MODULES = {
     "RerankerVerdict": "rerank_trainer.mining.filters",
     "Serving": "rerank_trainer.models.serving",
     "SimilarityTeacher": "rerank_trainer.teachers.similarity",
+    "StochasticTeacher": "rerank_trainer.teachers.stochastic",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",

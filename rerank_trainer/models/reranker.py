@@ -211,14 +211,16 @@ class Reranker(PushToHub):
         recompute: bool | None = None,
         share_prefix: bool | None = None,
         on_forward: Callable[[int], None] | None = None,
+        head: Callable[..., Tensor] | None = None,
     ) -> RowScorer:
-        """The engine that scores token rows with this model's head and padding; see :class:`RowScorer`.
+        """The engine that scores token rows with this model's padding and head, or another; see :class:`RowScorer`.
 
         ``on_forward`` is told after each forward how many tokens ran, padding included.
         """
         assert self.tokenizer.pad_token_id is not None
+        head = self.head if head is None else head
         return RowScorer(
-            self.head if on_forward is None else counted(self.head, on_forward),
+            head if on_forward is None else counted(head, on_forward),
             pad_token_id=self.tokenizer.pad_token_id,
             padding_side="right",
             max_tokens=max_tokens,

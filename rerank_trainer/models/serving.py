@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,14 @@ class _Files:
         return None
 
 
-def serving_commands(name: str | Path, *, revision: str | None = None, token: str | None = None) -> list[Serving]:
+def serving_commands(
+    name: str | Path, *, called: str | None = None, revision: str | None = None, token: str | None = None
+) -> list[Serving]:
     """How vLLM and text-embeddings-inference serve a checkpoint: one record each, also where they cannot.
 
     Args:
         name: A folder, or a Hub id.
+        called: The name that commands use instead, such as the id that a folder is to have on the Hub.
         revision: Branch, tag or commit.
         token: Hub token; it stands in no command.
 
@@ -116,6 +119,7 @@ def serving_commands(name: str | Path, *, revision: str | None = None, token: st
     ...     print(serving.markdown())
     """
     files = _read(str(name), {key: value for key, value in {"revision": revision, "token": token}.items() if value})
+    files = replace(files, name=called or files.name)
     return [_vllm(files, revision), _tei(files, revision)]
 
 

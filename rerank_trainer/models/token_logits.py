@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rerank_trainer.models.layers import computing_by
 from rerank_trainer.models.prefix import module_of
 
 
@@ -144,12 +145,5 @@ def _answering(layer: nn.Module, places: Tensor, tokens: Tensor) -> Iterator[Non
                 hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
             return functional.linear(hidden, weight, bias)
 
-    own = vars(layer).get("forward")
-    layer.forward = answer
-    try:
+    with computing_by(layer, answer):
         yield
-    finally:
-        if own is None:
-            del layer.forward
-        else:
-            layer.forward = own
