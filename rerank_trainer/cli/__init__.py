@@ -130,7 +130,7 @@ def _overview() -> str:
             "The keys of the YAML file are the flags; a flag counts more than the file.",
             "",
             "  rerank-trainer COMMAND --help     the flags of a command",
-            "  rerank-trainer COMMAND --dry-run  check everything, say what would be done, do nothing",
+            "  rerank-trainer COMMAND --dry-run  check the input, say what would be done, do nothing",
             "  rerank-trainer --version",
         ]
     )

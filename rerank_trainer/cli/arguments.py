@@ -27,7 +27,7 @@ _OFTEN_USED = (
 _FEW_NAMES = 12  # that an error lists where none of them is near
 _EPILOG = """\
   --config FILE  YAML file whose keys are these flags; may stand first, without --config
-  --dry-run      check everything, say what would be done, do nothing
+  --dry-run      check the input, say what would be done, do nothing
   --traceback    show where an error comes from
 {more}
 A flag that is on by default is turned off with --no_FLAG. Mappings are written as JSON."""
@@ -138,9 +138,12 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     try:
         found = yaml.load(text, _Yaml)  # noqa: S506  a SafeLoader
     except yaml.YAMLError as error:
-        raise ValueError(f"{where} cannot be read as YAML: {error}") from error
+        # not the error's own text, which quotes lines that may hold a token
+        problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise ValueError(f"{where} cannot be read as YAML: {problem or type(error).__name__}{place}") from None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise ValueError(f"{where}: expected keys with values, such as 'seed: 1', found {str(found)[:80]!r}")
+        raise ValueError(f"{where}: expected keys with values, such as 'seed: 1', found a {type(found).__name__}")
     return found
 
 
@@ -193,7 +196,8 @@ def _as_flags(config: str, parser: argparse.ArgumentParser) -> list[str]:
             raise ValueError(f"{config}: {unknown('key', key, known)}")
         several = known[key].nargs == "+"
         if isinstance(value, list) != several and value is not None:
-            raise ValueError(f"{config}: {key} takes {'a list' if several else 'one value'}, found {value!r}")
+            wanted, kind = "a list" if several else "one value", type(value).__name__
+            raise ValueError(f"{config}: {key} takes {wanted}, found a {kind}")
         if value == []:
             raise ValueError(f"{config}: {key} is an empty list. Leave the key out, or give one value or more")
         if value is None and known[key].default is not None:

@@ -14,7 +14,7 @@ from rerank_trainer.data.first_stage import BM25
 from rerank_trainer.data.texts import read_texts
 from rerank_trainer.mining.filters import AbsoluteMargin, MaxScore, RelativeMargin, RerankerVerdict
 from rerank_trainer.mining.first_stages import Embeddings
-from rerank_trainer.mining.miner import mine_negatives
+from rerank_trainer.mining.miner import check_numbers, mine_negatives
 from rerank_trainer.mining.passages import labelled_groups
 from rerank_trainer.models.preview import preview_checkpoint
 
@@ -49,6 +49,8 @@ def plan(options: MineOptions) -> dict[str, str]:
     """Where negatives would come from; nothing is searched."""
     _writer(options)
     _check_verdict(options)
+    window = options.num_negatives, options.range_min, options.range_max
+    check_numbers(*window, num_examples=0, sampling_strategy=options.sampling_strategy)
     corpus = None if options.corpus is None else read_texts(options.corpus, "corpus")
     return {
         "dataset": counted(labelled_groups(_rows(options))),

@@ -129,5 +129,5 @@ def _mapping_or_name(given: Any, where: str) -> Any:
         text = str(given)
         return read_mapping(text, where) if text.startswith("{") else text
     if not isinstance(given, dict):
-        raise ValueError(f"{where}: expected a path, a Hub id or a mapping, found {given!r}")
+        raise ValueError(f"{where}: expected a path, a Hub id or a mapping, found a {type(given).__name__}")
     return given

@@ -83,13 +83,12 @@ def test_a_value_of_the_file_has_the_type_of_its_flag(parsed, text, name, value)
         ("name: a\nrate: fast", [], "invalid float value: 'fast'"),
         ("name: a\norder: left", [], "invalid choice: 'left'"),
         ("name: a\nrate: null", [], "rate has no value. Leave the key out for 0.5"),
-        ("name: a\nmetrics: nDCG@10", [], "metrics takes a list, found 'nDCG@10'"),
+        ("name: a\nmetrics: nDCG@10", [], "metrics takes a list, found a str"),
         ("name: a\nmetrics: []", [], "metrics is an empty list"),
-        ("name: [a, b]", [], r"name takes one value, found \['a', 'b'\]"),
+        ("name: [a, b]", [], "name takes one value, found a list"),
         ("rate: 1", [], "required: --name"),
         ("- a\n- b", [], "expected keys with values"),
-        ("name: [a", [], "cannot be read as YAML"),
-        ("name: !!python/object/apply:os.getcwd []", [], "cannot be read as YAML"),
+        ("name: a\nmetrics: [a", [], r"cannot be read as YAML: expected ',' or '\]'.* \(line 2, column 12\)"),
     ],
 )
 def test_what_is_not_understood_is_refused(parsed, text, flags, message):

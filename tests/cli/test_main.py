@@ -111,6 +111,7 @@ REFUSED = [
         ["mine", "--dataset", "rows.jsonl", "--output", "m.jsonl", "--reranker", "teacher"],
         "give a reranker and a limit",
     ),
+    (["mine", "--dataset", "rows.jsonl", "--output", "m.jsonl", "--range_max", "5"], "range_min=10 and range_max=5"),
     (["evaluate", "--dataset", "dev.jsonl", "--metrics", "nDGC@10"], "Did you mean nDCG@10"),
     (["export", "--model", "student", "--output_dir", "o", "--weights", "1"], "are for several models"),
     (["rank", "--model", "student", "--query", "a", "--passages", "none.txt"], "No such file or directory: 'none.txt'"),

@@ -36,7 +36,7 @@ def test_names_are_left_to_the_function_called():
 def test_a_mapping_that_fits_no_function_is_refused():
     with pytest.raises(ValueError, match=r"dataset: expected a path, a Hub id or a mapping with one of .*'folder'"):
         rows_of({"split": "test"}, "dataset")
-    with pytest.raises(ValueError, match="dataset, dev: expected a path, a Hub id or a mapping, found 3"):
+    with pytest.raises(ValueError, match="dataset, dev: expected a path, a Hub id or a mapping, found a int"):
         sets_of({"dev": 3}, "dataset")
 
 
