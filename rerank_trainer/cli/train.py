@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import datasets
 from peft import LoraConfig
 
 from rerank_trainer.cli.arguments import read_mapping
@@ -62,8 +63,9 @@ def plan(options: TrainOptions, args: RerankTrainingArguments) -> dict[str, str]
     model = preview_checkpoint(options.model, **{key: loading[key] for key in _PREVIEWED if key in loading})
     has_new_adapter = _peft_config(options) is not None or options.lora
     _check_adapter(options, model, has_new_adapter=has_new_adapter)
-    # of a trainer that was not made: a name needs nothing of it
-    objective = trainer_class.named_objective(object.__new__(trainer_class), args)
+    unmade: Any = object.__new__(trainer_class)  # what a name stands for needs nothing of a trainer but its teacher
+    unmade.teacher = teacher
+    objective = unmade.named_objective(args)
     given = sets_of(options.train_dataset, "train_dataset", one=source_of)
     sources = as_sources(given) if is_several(given) else {None: TrainSource(given)}
     scores_are = "labels" if teacher is not None else trainer_class.scores_are
@@ -119,13 +121,11 @@ def _train_groups(source: TrainSource, objective: Any, *, has_teacher: bool, sco
     groups = load_groups(source.rows, scores_are=source.scores_are or scores_are)
     if source.objective is not None:
         return groups  # what it needs is known when it is made
-    if not has_teacher:
-        return require_targets(groups, objective)
-    if "teacher_scores" in groups.column_names:
+    if has_teacher and "teacher_scores" in groups.column_names:
         raise ValueError("the rows have a column teacher_scores and there is a teacher: leave one of them out")
-    if objective.needs_labels and "labels" not in groups.column_names:
-        raise ValueError(f"objective {objective.names} compares with labels, and the rows have none")
-    return groups
+    if has_teacher and isinstance(groups, datasets.IterableDataset):
+        raise ValueError("a teacher scores all groups before training, and these are a stream: annotate them first")
+    return require_targets(groups, objective, has_teacher=has_teacher)
 
 
 def _eval_groups(given: str, scores_are: str | None) -> dict[Any, Any]:

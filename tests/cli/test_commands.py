@@ -99,6 +99,8 @@ def test_a_dry_run_of_training_says_what_would_be_done_and_does_nothing(call, wo
         (["--model", "empty"], "empty has no weights"),
         (["--lora", "--peft_config", "{r: 4}"], "give one of them"),
         (["--load_in_4bit"], "cannot be trained themselves"),
+        (["--teacher", "teacher", "--train_dataset", "scored.jsonl"], "leave one of them out"),
+        (["--teacher", "teacher", "--train_dataset", "{source: rows.jsonl, streaming: true}"], "these are a stream"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_would(call, world, line, message):
@@ -106,10 +108,23 @@ def test_a_dry_run_refuses_what_a_run_would(call, world, line, message):
     reranker.model.base_model.save_pretrained(world / "bare")
     reranker.tokenizer.save_pretrained(world / "bare")
     reranker.model.config.save_pretrained(world / "empty")
+    rows = datasets.Dataset.from_json(str(world / "rows.jsonl"))
+    rows.add_column("teacher_scores", [[0.0] * len(passages) for passages in rows["passages"]]).to_json("scored.jsonl")
     reranker.tokenizer.save_pretrained(world / "empty")
     code, printed, told = call("train", "train.yaml", "--dry-run", *line)
 
     assert code == 2 and printed == "" and message in told.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("given", "meaning"), [("--method=distill", "teacher_scores"), ("--teacher=teacher", "labels")]
+)
+def test_a_dry_run_takes_a_column_scores_as_the_trainer_would(call, world, given, meaning):
+    rows = datasets.Dataset.from_json(str(world / "rows.jsonl"))
+    rows.rename_column("labels", "scores").to_json("scores.jsonl")
+    code, printed, told = call("train", "train.yaml", "--dry-run", "--train_dataset", "scores.jsonl", given)
+
+    assert code == 0 and "10 groups" in printed and f"scores as {meaning}" in told
 
 
 def test_annotate_writes_the_teachers_scores(call, world):
@@ -127,6 +142,7 @@ def test_annotate_writes_the_teachers_scores(call, world):
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_mine_writes_groups_with_negatives(call, world, ending):
     pairs = [{"question": f"{word} question", "answer": f"about {word} and map"} for word in ("water", "fire", "ship")]
+    pairs += [{"question": "water question", "answer": "more about water"}]  # of the first query, too
     datasets.Dataset.from_list(pairs).to_json(world / "pairs.jsonl")
     line = [
         "mine",
@@ -150,7 +166,8 @@ def test_mine_writes_groups_with_negatives(call, world, ending):
     code, printed, told = call(*line, "--sampling_strategy", "top")
     assert code == 0 and "3 groups are in mined" in printed and "negatives chosen" in told
     mined = load_groups(str(world / f"mined.{ending}"))
-    assert [group["passages"][1] for group in mined] == texts
+    assert [group["passages"][-1] for group in mined] == texts
+    assert mined["labels"][:] == [[1.0, 1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
 
 
 def test_mine_filters_by_the_first_stage_and_by_a_reranker(call, world):

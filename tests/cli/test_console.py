@@ -40,13 +40,13 @@ def test_a_bar_without_a_total_counts():
 
 
 @pytest.mark.parametrize("leave", [True, False])
-def test_a_short_bar_writes_nothing(leave):
+def test_a_short_bar_writes_nothing_of_its_own(leave):
     stream = io.StringIO()
     with lines_for_bars(seconds=60.0):
         for _ in tqdm(range(3), file=stream, mininterval=0, leave=leave):
-            tqdm.write("a line", file=io.StringIO())
+            tqdm.write("a line", file=stream)
 
-    assert stream.getvalue() == ""
+    assert stream.getvalue() == "a line\n" * 3
 
 
 def test_lines_come_so_many_seconds_apart():
