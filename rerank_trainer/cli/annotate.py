@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from rerank_trainer.cli.objects import counted, groups_of, previewed, rows_of, teacher_of
+from rerank_trainer.cli.objects import counted, previewed, raw_rows_of, teacher_of
 from rerank_trainer.cli.options import AnnotateOptions
-from rerank_trainer.teachers.annotation.annotate import annotate
+from rerank_trainer.teachers.annotation.annotate import annotate, groups_to_score
 
 
 def run(options: AnnotateOptions) -> None:
     """Score the groups; what was done is logged."""
     annotate(
-        rows_of(options.dataset, "dataset"),
+        raw_rows_of(options.dataset, "dataset"),
         teacher_of(options.teacher, "teacher"),
         options.output_dir,
         column=options.column,
@@ -22,9 +22,8 @@ def run(options: AnnotateOptions) -> None:
 
 def plan(options: AnnotateOptions) -> dict[str, str]:
     """What would be scored; nobody is asked for a score."""
-    groups = groups_of(options.dataset, "dataset")
     return {
-        "dataset": counted(groups),
+        "dataset": counted(groups_to_score(raw_rows_of(options.dataset, "dataset"))),
         "teacher": previewed(teacher_of(options.teacher, "teacher")),
         "output_dir": options.output_dir,
     }

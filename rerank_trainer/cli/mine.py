@@ -7,9 +7,8 @@ from typing import Any
 
 import datasets
 
-from rerank_trainer.cli.objects import counted, reranker_of, rows_of
+from rerank_trainer.cli.objects import counted, raw_rows_of, reranker_of
 from rerank_trainer.cli.options import MineOptions
-from rerank_trainer.data.files import file_of, read_file
 from rerank_trainer.data.first_stage import BM25
 from rerank_trainer.data.texts import read_texts
 from rerank_trainer.mining.filters import AbsoluteMargin, MaxScore, RelativeMargin, RerankerVerdict
@@ -29,7 +28,7 @@ def run(options: MineOptions) -> None:
     """Mine and write the groups."""
     write = _writer(options)
     groups, _ = mine_negatives(  # its report is logged
-        _rows(options),
+        raw_rows_of(options.dataset, "dataset"),
         None if options.corpus is None else read_texts(options.corpus, "corpus"),
         first_stage=BM25() if options.first_stage == "bm25" else Embeddings(options.first_stage),
         num_negatives=options.num_negatives,
@@ -53,7 +52,7 @@ def plan(options: MineOptions) -> dict[str, str]:
     check_numbers(*window, num_examples=0, sampling_strategy=options.sampling_strategy)
     corpus = None if options.corpus is None else read_texts(options.corpus, "corpus")
     return {
-        "dataset": counted(labelled_groups(_rows(options))),
+        "dataset": counted(labelled_groups(raw_rows_of(options.dataset, "dataset"))),
         "corpus": "the passages of all groups" if corpus is None else f"{len(corpus):,} passages",
         "first_stage": options.first_stage,
         "window": f"ranks {options.range_min + 1} to {options.range_max}, {options.num_negatives} negatives a query",
@@ -61,15 +60,6 @@ def plan(options: MineOptions) -> dict[str, str]:
         "reranker": "none" if options.reranker is None else str(preview_checkpoint(options.reranker)),
         "output": options.output,
     }
-
-
-def _rows(options: MineOptions) -> Any:
-    """Rows as they stand: those of bare pairs must not get random negatives."""
-    rows = rows_of(options.dataset, "dataset")
-    if not isinstance(rows, str):
-        return rows
-    path = file_of(rows)
-    return datasets.load_dataset(rows, split="train") if path is None else read_file(path, "train", corpus=None)[0]
 
 
 def _filters(options: MineOptions) -> list[Any]:

@@ -11,6 +11,7 @@ import datasets
 import torch
 
 from rerank_trainer.cli.arguments import read_mapping, unknown
+from rerank_trainer.data.files import file_of, read_file
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.ir_collections import load_ir_dataset
 from rerank_trainer.data.trec import load_beir, load_trec
@@ -44,6 +45,21 @@ def rows_of(given: Any, where: str) -> Any:
             f"{where}: expected a path, a Hub id or a mapping with one of {list(_LOADERS)}, found {list(given)}"
         )
     return called(loader, given, where)
+
+
+def raw_rows_of(given: Any, where: str) -> Any:
+    """The rows of a file or of a data set on the Hub as they stand, for functions that convert them in their own way.
+
+    What a mapping asks for, and a file whose rows name texts in another, are groups.
+    """
+    rows = rows_of(given, where)
+    if not isinstance(rows, str):
+        return rows
+    path = file_of(rows)
+    if path is None:
+        return datasets.load_dataset(rows, split="train")
+    table, corpus = read_file(path, "train", corpus=None)
+    return table if corpus is None else load_groups(rows)
 
 
 def groups_of(given: Any, where: str) -> Any:

@@ -139,6 +139,18 @@ def test_annotate_writes_the_teachers_scores(call, world):
     assert [s for row in groups["teacher_scores"] for s in row] == pytest.approx(scores, abs=1e-5)
 
 
+def test_annotate_takes_groups_without_labels_and_keeps_their_columns(call, world):
+    rows = [{"query": "water", "passages": ["map", "fire ship"], "clicks": 3}]
+    datasets.Dataset.from_list(rows).to_json(world / "bare.jsonl")
+    line = ["annotate", "--dataset", "bare.jsonl", "--teacher", "teacher", "--output_dir", "scored"]
+    code, printed, _ = call(*line, "--dry-run")
+    assert code == 0 and "1 groups, 2 passages" in printed
+
+    assert call(*line)[0] == 0
+    (row,) = datasets.Dataset.from_parquet(str(world / "scored" / "train-00000.parquet"))
+    assert row["clicks"] == 3 and len(row["teacher_scores"]) == 2
+
+
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
 def test_mine_writes_groups_with_negatives(call, world, ending):
     pairs = [{"question": f"{word} question", "answer": f"about {word} and map"} for word in ("water", "fire", "ship")]
