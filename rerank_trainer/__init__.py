@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from rerank_trainer.mining.miner import mine_negatives
     from rerank_trainer.mining.report import MiningReport
     from rerank_trainer.model_card import reranker_card, save_card
+    from rerank_trainer.models.export import export_classifier
+    from rerank_trainer.models.merging import merge_checkpoints
     from rerank_trainer.models.reranker import Reranker
+    from rerank_trainer.models.serving import Serving, serving_commands
     from rerank_trainer.models.token_logits import TokenLogitHead
     from rerank_trainer.models.verify import verify_checkpoint
     from rerank_trainer.models.windows import Windows
@@ -60,15 +63,20 @@ if TYPE_CHECKING:
     from rerank_trainer.teachers.annotation.merge import merge_teacher_scores
     from rerank_trainer.teachers.annotation.scorer import TeacherScorer
     from rerank_trainer.teachers.check import TeacherReport, check_teacher
+    from rerank_trainer.teachers.checkpoints import CheckpointTeacher
     from rerank_trainer.teachers.column import ColumnTeacher
+    from rerank_trainer.teachers.ema import EmaTeacher
     from rerank_trainer.teachers.endpoints.apis import RerankApi
     from rerank_trainer.teachers.endpoints.budget import Budget
     from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
     from rerank_trainer.teachers.endpoints.errors import BudgetError, EndpointError
     from rerank_trainer.teachers.endpoints.judge import ChatJudge
     from rerank_trainer.teachers.ensemble import EnsembleTeacher
+    from rerank_trainer.teachers.live import LiveTeacher
+    from rerank_trainer.teachers.previous_epoch import PreviousEpochTeacher
     from rerank_trainer.teachers.ranking import RankingTeacher
     from rerank_trainer.teachers.similarity import SimilarityTeacher, TfidfEncoder
+    from rerank_trainer.teachers.stochastic import StochasticTeacher
     from rerank_trainer.teachers.store import add_teacher_scores
     from rerank_trainer.teachers.teacher import RerankerTeacher, Teacher
     from rerank_trainer.teachers.weights import fit_weights
@@ -92,12 +100,14 @@ _MODULES = {
     "Calibration": "rerank_trainer.evaluation.calibration",
     "CalibrationReport": "rerank_trainer.evaluation.calibration",
     "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
+    "CheckpointTeacher": "rerank_trainer.teachers.checkpoints",
     "ColumnTeacher": "rerank_trainer.teachers.column",
     "Comparison": "rerank_trainer.comparison.compare",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DepthResult": "rerank_trainer.evaluation.results",
     "DistillRerankTrainer": "rerank_trainer.trainers.distill",
+    "EmaTeacher": "rerank_trainer.teachers.ema",
     "Embeddings": "rerank_trainer.mining.first_stages",
     "EndpointError": "rerank_trainer.teachers.endpoints.errors",
     "EndpointTeacher": "rerank_trainer.teachers.endpoints.endpoint",
@@ -106,12 +116,14 @@ _MODULES = {
     "GatedObjective": "rerank_trainer.objectives.gated",
     "IsotonicMap": "rerank_trainer.objectives.consistency",
     "LabelObjective": "rerank_trainer.objectives.objective",
+    "LiveTeacher": "rerank_trainer.teachers.live",
     "MaxScore": "rerank_trainer.mining.filters",
     "MiningReport": "rerank_trainer.mining.report",
     "MixedObjective": "rerank_trainer.objectives.mixed",
     "Objective": "rerank_trainer.objectives.objective",
     "PairedTest": "rerank_trainer.evaluation.significance",
     "PercentOfPositive": "rerank_trainer.mining.filters",
+    "PreviousEpochTeacher": "rerank_trainer.teachers.previous_epoch",
     "Prompt": "rerank_trainer.data.prompts",
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
@@ -128,9 +140,11 @@ _MODULES = {
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
     "Seconds": "rerank_trainer.comparison.budgets",
+    "Serving": "rerank_trainer.models.serving",
     "SimilarityTeacher": "rerank_trainer.teachers.similarity",
     "Stage": "rerank_trainer.comparison.recipes",
     "Steps": "rerank_trainer.comparison.budgets",
+    "StochasticTeacher": "rerank_trainer.teachers.stochastic",
     "Student": "rerank_trainer.comparison.students",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
@@ -152,6 +166,7 @@ _MODULES = {
     "compare": "rerank_trainer.comparison.compare",
     "detectable_difference": "rerank_trainer.evaluation.significance",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
+    "export_classifier": "rerank_trainer.models.export",
     "fit_weights": "rerank_trainer.teachers.weights",
     "holm": "rerank_trainer.evaluation.significance",
     "load_beir": "rerank_trainer.data.trec",
@@ -159,6 +174,7 @@ _MODULES = {
     "load_ir_dataset": "rerank_trainer.data.ir_collections",
     "load_trec": "rerank_trainer.data.trec",
     "mean_interval": "rerank_trainer.evaluation.significance",
+    "merge_checkpoints": "rerank_trainer.models.merging",
     "merge_teacher_scores": "rerank_trainer.teachers.annotation.merge",
     "mine_negatives": "rerank_trainer.mining.miner",
     "paired_test": "rerank_trainer.evaluation.significance",
@@ -167,6 +183,7 @@ _MODULES = {
     "read_run": "rerank_trainer.data.runs",
     "reranker_card": "rerank_trainer.model_card",
     "save_card": "rerank_trainer.model_card",
+    "serving_commands": "rerank_trainer.models.serving",
     "threshold_table": "rerank_trainer.evaluation.thresholds",
     "to_groups": "rerank_trainer.data.formats",
     "verify_checkpoint": "rerank_trainer.models.verify",

@@ -83,11 +83,7 @@ class RerankerTeacher:
     def __init__(
         self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None, windows: Windows | None = None
     ) -> None:
-        if reranker.fresh_parameters:
-            raise ValueError(
-                f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores "
-                "are random. Give a trained reranker, or train this one first with ContrastiveRerankTrainer."
-            )
+        require_trained(reranker)
         self.reranker = reranker
         self.autocast_dtype = autocast_dtype
         self.windows = windows
@@ -102,6 +98,19 @@ class RerankerTeacher:
             options["instruction"] = [group.get("instruction") for group in groups for _ in group["passages"]]
         scores = iter(self.reranker.predict(pairs, **options).tolist())
         return {"scores": [[next(scores) for _ in group["passages"]] for group in groups]}
+
+
+def require_trained(reranker: Reranker) -> None:
+    """Refuse a teacher that nobody has trained.
+
+    Raises:
+        ValueError: If its head is freshly initialised.
+    """
+    if reranker.fresh_parameters:
+        raise ValueError(
+            f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores "
+            "are random. Give a trained reranker, or train this one first with ContrastiveRerankTrainer."
+        )
 
 
 def as_teacher(

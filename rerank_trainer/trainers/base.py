@@ -293,14 +293,20 @@ def _require_one_objective(objective: Objective | None, args: RerankTrainingArgu
         )
 
 
-def require_targets(groups: Any, objective: Objective) -> Any:
+def require_targets(groups: Any, objective: Objective, *, has_teacher: bool = False) -> Any:
     """The groups, unless they lack what the objective compares with; those of a stream are looked at when they come.
+
+    Args:
+        groups: Of a training set.
+        objective: What is minimised.
+        has_teacher: Whether teacher scores come in training, so that the groups need none.
 
     Raises:
         ValueError: If labels or teacher scores are missing, or a label is greater than a loss accepts.
     """
     columns = groups.column_names
-    for needed, name in ((objective.needs_labels, "labels"), (objective.needs_teacher, "teacher_scores")):
+    needs_teacher = objective.needs_teacher and not has_teacher
+    for needed, name in ((objective.needs_labels, "labels"), (needs_teacher, "teacher_scores")):
         if needed and name not in columns:
             raise ValueError(
                 f"objective {objective.names} compares with {name}, but the groups have only the columns {columns}. "

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from rerank_trainer.data.origins import Origin
 from rerank_trainer.data.streams import StreamGroups
 from rerank_trainer.evaluation.metrics import ranking_metrics
 from rerank_trainer.model_card import TASK, Evaluation, Training, base_of, is_ranking_metric, reranker_card, save_card
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.models.serving import serving_commands
 from rerank_trainer.teachers.check import stand_at_one_end
 from rerank_trainer.teachers.teacher import RerankerTeacher
 from rerank_trainer.trainers.card_facts import training_facts
@@ -57,6 +60,7 @@ class TrainingCard:
         folder: str | Path,
         *,
         is_merged: bool = False,
+        files: str | Path | None = None,
         language: str | list[str] | None = None,
         license: str | None = None,
         tags: str | list[str] | None = None,
@@ -73,6 +77,7 @@ class TrainingCard:
             trainer: The trainer, at this point of its training.
             folder: A saved student.
             is_merged: Whether the folder holds full weights into which an adapter was merged.
+            files: Where the student's files stand already, if not in the folder.
             language: Code of the language, or several.
             license: Its identifier.
             tags: More tags.
@@ -98,6 +103,7 @@ class TrainingCard:
             evaluations=self._evaluations(trainer),
             parity=self.parity[1] if self.parity[0] == trainer.state.global_step else None,
             examples=_examples(trainer),
+            serving=_serving(Path(files or folder), called=repo_id or name),
             tasks=_listed(tasks) or (TASK,),
             language=language,
             license=license,
@@ -264,6 +270,13 @@ def _names(trainer: RerankTrainer, folder: Path) -> tuple[str, str]:
     if repo_id is not None and (folder.resolve() == output or is_checkpoint):
         return repo_id, repo_id.split("/")[-1]
     return folder.resolve().name, output.name if is_checkpoint else folder.resolve().name
+
+
+def _serving(folder: Path, *, called: str) -> str | None:
+    """How servers start the saved student; None where the folder holds none yet."""
+    if not any((folder / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME)):
+        return None
+    return "\n\n".join(serving.markdown() for serving in serving_commands(folder, called=called))
 
 
 def _examples(trainer: RerankTrainer) -> list[dict[str, Any]]:

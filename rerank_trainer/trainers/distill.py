@@ -16,22 +16,30 @@ from transformers import PreTrainedModel
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.rankings import hold_minus_ranks
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.naming import (
     LABEL_LOSSES,
+    MIXED,
     TEACHER_LOSSES,
     contrastive_objective,
     distillation_objective,
 )
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.objectives.order import refuse_distances_of_ranks
+from rerank_trainer.objectives.schedules import Ramp
 from rerank_trainer.teachers.check import TeacherReport, check_teacher
+from rerank_trainer.teachers.live import LiveTeacher
 from rerank_trainer.teachers.store import add_teacher_scores
 from rerank_trainer.teachers.teacher import Teacher, as_teacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer, require_targets
+from rerank_trainer.trainers.live import LiveTeaching, require_live_targets
 from rerank_trainer.trainers.sources import TrainSource, with_instruction
 
 logger = logging.getLogger(__name__)
+
+# How much labels count beside a live teacher: they are alone until the student knows something that could be taught.
+LIVE_LABEL_WEIGHT = Ramp(1.0, 0.5, begin=0.3, end=0.5)
 
 
 class DistillRerankTrainer(RerankTrainer):
@@ -39,13 +47,13 @@ class DistillRerankTrainer(RerankTrainer):
 
     The teacher scores the training groups once, before training, with a progress bar (of several sources, those whose
     objective compares with it); the scores are kept on disk under a fingerprint of teacher and texts, so that a second
-    run or student pays nothing.
+    run or student pays nothing. A :class:`LiveTeacher`, such as the student's own average, scores in every step.
 
     Args:
         model: The student; see :class:`RerankTrainer`.
         args: What to do; ``label_weight`` mixes the labels in.
-        teacher: A Hub id or folder, a :class:`Reranker`, or any :class:`Teacher`; None takes the rows' own column
-            ``teacher_scores``.
+        teacher: A Hub id or folder, a :class:`Reranker`, any :class:`Teacher` or :class:`LiveTeacher`; None takes the
+            rows' own column ``teacher_scores``.
         **options: The other arguments of :class:`RerankTrainer`.
 
     Attributes:
@@ -54,7 +62,8 @@ class DistillRerankTrainer(RerankTrainer):
     Raises:
         ValueError: As :class:`RerankTrainer`; if the rows have no teacher scores and there is no teacher; if they have
             and there is; if the teacher's head is untrained; if the teacher's scores cannot be right (see
-            ``docs/watching.md``), or are ranks and the objective reads distances (see ``docs/teachers.md``).
+            ``docs/watching.md``), or are ranks and the objective reads distances (see ``docs/teachers.md``); if a live
+            teacher cannot teach this student, or no label counts beside it.
     """
 
     scores_are = "teacher_scores"
@@ -65,7 +74,7 @@ class DistillRerankTrainer(RerankTrainer):
         model: str | Path | PreTrainedModel | PeftModel | Reranker,
         args: RerankTrainingArguments | None = None,
         *,
-        teacher: str | Path | Reranker | Teacher | None = None,
+        teacher: str | Path | Reranker | Teacher | LiveTeacher | None = None,
         **options: Any,
     ) -> None:
         self.teacher = teacher
@@ -74,9 +83,13 @@ class DistillRerankTrainer(RerankTrainer):
         self._loaded_teacher: Teacher | None = None
         super().__init__(model, args, **options)
         self._loaded_teacher = None  # its scores are there; a model of its own need not stay in memory
+        if isinstance(teacher, LiveTeacher):
+            self.live_teaching = LiveTeaching(self, teacher)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
         """The loss of teacher scores that ``args.objective`` names, mixed with the labels; KL when it names none.
+
+        Beside a live teacher labels count by default, see ``docs/self_teachers.md``.
 
         Raises:
             ValueError: If the name is not known, or a loss of labels is named that has no weight.
@@ -89,6 +102,12 @@ class DistillRerankTrainer(RerankTrainer):
         assert not isinstance(args.loss_options, str)  # the arguments refuse it
         assert not isinstance(args.label_loss_options, str)
         assert args.teacher_temperature is not None  # the arguments refuse it
+        if isinstance(self.teacher, LiveTeacher) and args.objective in (None, MIXED) and args.label_weight == 0:
+            return MixedObjective(
+                label_weight=LIVE_LABEL_WEIGHT,
+                temperature=args.temperature,
+                teacher_temperature=args.teacher_temperature,
+            )
         return distillation_objective(
             args.objective or "kl",
             temperature=args.temperature,
@@ -119,6 +138,9 @@ class DistillRerankTrainer(RerankTrainer):
                 self._check_teacher(groups, args, objective, scale=None)
             return groups
         groups = with_instruction(load_groups(source.rows, scores_are=source.scores_are), source.instruction)
+        if isinstance(self.teacher, LiveTeacher):
+            require_live_targets(groups, objective, self.teacher)
+            return require_targets(groups, objective, has_teacher=True)
         if isinstance(groups, datasets.IterableDataset):
             raise ValueError(
                 "a teacher scores all groups before training, and these rows are a stream. Load them whole, or let "

@@ -25,6 +25,7 @@ from rerank_trainer.objectives.objective import Targets
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.hub_hooks import HubHooks, local_checkpoint
 from rerank_trainer.trainers.learning_rates import split_off_head
+from rerank_trainer.trainers.live import LiveTeaching
 from rerank_trainer.trainers.out_of_memory import StepReplay
 from rerank_trainer.trainers.progress import EpochCallback, ObjectiveCallback, load_objective, save_objective
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
@@ -36,6 +37,7 @@ class GroupHooks(HubHooks, EvaluationHooks):
     """The Transformers Trainer taught to train on batches of groups."""
 
     objective_callback: ObjectiveCallback
+    live_teaching: LiveTeaching | None = None  # a teacher that is asked in every step
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
 
@@ -58,6 +60,8 @@ class GroupHooks(HubHooks, EvaluationHooks):
         self._noted, self._train_cut, self._replay = {}, Truncation(), StepReplay(self)
         self._forget_evaluation()
         load_objective(self.objective, self.args, resume_from_checkpoint)
+        if self.live_teaching is not None:
+            self.live_teaching.load(resume_from_checkpoint)
         if self.watch is not None:
             self.watch.attach(self)
         with reporting(self):
@@ -115,6 +119,8 @@ class GroupHooks(HubHooks, EvaluationHooks):
             num_items_in_batch: Each part's count, ``(num_parts,)``; None counts this batch alone.
         """
         scores = self._scores(model, inputs)
+        if self.live_teaching is not None:
+            inputs = self.live_teaching.guided(inputs, scores.detach())
         targets = Targets.of_batch(inputs)
         defined = self.objective.counts(targets)
         counts = (defined * inputs["weights"]).sum(dim=1)
@@ -137,7 +143,12 @@ class GroupHooks(HubHooks, EvaluationHooks):
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """Each part's count over the batches of an optimizer step and all processes, ``(num_parts,)`` float32."""
+        """Each part's count over the batches of an optimizer step and all processes, ``(num_parts,)`` float32.
+
+        A live teacher scores the batches first: what counts may follow from its scores.
+        """
+        if self.live_teaching is not None:
+            self.live_teaching.teach(batch_samples)
         return self.accelerator.reduce(self._counts(batch_samples, device), reduction="sum")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
@@ -227,7 +238,6 @@ class GroupHooks(HubHooks, EvaluationHooks):
             self._warn_of_truncation(self._train_cut, "training")
             if "loss" in logs:
                 noted["contributions"] /= max(1, self.state.global_step - self._noted_at)
-                self._noted_at = self.state.global_step
                 logs.update({name: round(value, 4) for name, value in self.objective.figures(**noted).items()})
                 logs["truncated"] = round(cut.share, 4)
         if "train_loss" in logs:
@@ -248,6 +258,8 @@ class GroupHooks(HubHooks, EvaluationHooks):
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not is_final:
             save_objective(self.objective, folder)
+            if self.live_teaching is not None:
+                self.live_teaching.save(folder)
         if is_final or self.args.verify_checkpoints == "every_save":
             verify_folder(self, folder)
         self.card.write(self, folder)
@@ -302,6 +314,8 @@ class GroupHooks(HubHooks, EvaluationHooks):
     _train_cut = Truncation()
 
     def _note(self, inputs: dict[str, Any], **of_parts: Tensor) -> None:
+        if not self._noted:
+            self._noted_at = self.state.global_step
         sources = torch.arange(len(getattr(self.data_collator, "sources", ())), device=inputs["weights"].device)
         present = (inputs["weights"] > 0)[:, None]
         noted = {

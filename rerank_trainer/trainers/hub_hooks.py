@@ -95,7 +95,8 @@ class HubHooks(Trainer):
         copy_loader_files(checkpoint_folder, self.args.output_dir)
         if self.args.verify_checkpoints != "every_save":  # there it is verified already
             verify_folder(self, checkpoint_folder)
-        self.create_model_card()  # that of output_dir, which is pushed
+        assert self.args.output_dir is not None
+        self.card.write(self, self.args.output_dir, files=checkpoint_folder)  # which super() copies there
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _finish_current_push(self) -> None:

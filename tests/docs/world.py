@@ -72,6 +72,7 @@ MODELS: dict[str, Callable[[Path], object]] = {
     "Qwen/Qwen3-Reranker-4B": _language_model("qwen3"),
     "HuggingFaceTB/SmolLM2-360M": _language_model("qwen2"),
     "out": _saved_here,
+    "out/checkpoint-400": _saved_here,
     "out/checkpoint-500": _saved_here,
 }
 

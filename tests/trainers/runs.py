@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from rerank_trainer.evaluation.evaluator import RerankEvaluator
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.teachers.live import LiveTeacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -95,11 +97,12 @@ def train(
     patience: int | None = None,
     pretend_gpus: bool = False,
     base: str | None = None,
+    live: Callable[[], LiveTeacher] | None = None,
     **options: Any,
 ) -> RerankTrainer:
     """Train and keep in ``<name>.pt``, once a group of processes, what came of it: weights, losses, the state.
 
-    With a ``base``, the folder of a reranker, an adapter is trained beside it.
+    With a ``base``, the folder of a reranker, an adapter is trained beside it. ``live`` makes a live teacher.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     options = {**QUIET, "ddp_backend": "gloo" if num_processes > 1 else None, **options}
@@ -114,13 +117,17 @@ def train(
     meter = Meter(reranker.model)
     callbacks: list[TrainerCallback] = [meter] if kill_at is None else [meter, Kill(kill_at)]
     callbacks += [] if patience is None else [EarlyStoppingCallback(patience)]
-    trainer = (DistillRerankTrainer if distil else ContrastiveRerankTrainer)(
+    groups, more = uneven_groups(num_groups), {}
+    if live is not None:
+        groups, more = groups.remove_columns("teacher_scores"), {"teacher": live()}
+    trainer = (DistillRerankTrainer if distil or live else ContrastiveRerankTrainer)(
         reranker,
         args,
-        train_dataset=uneven_groups(num_groups),
+        train_dataset=groups,
         eval_dataset=word_groups(13, seed=4),
         callbacks=callbacks,
         lora=base is not None,
+        **more,
     )
     trainer.train(resume_from_checkpoint=resume_from and str(folder / "out" / resume_from))
     steps = gather_object([meter.steps])
@@ -190,7 +197,9 @@ def _outcome(trainer: RerankTrainer) -> dict[str, Any]:
         if "train_runtime" not in entry
     ]
     sharded = trainer.is_fsdp_enabled
+    teacher = getattr(trainer, "teacher", None)
     return {
+        "teacher": teacher.state_dict() if isinstance(teacher, LiveTeacher) else {},
         "weights": {} if sharded else {name: v.detach().clone() for name, v in trainer.model.state_dict().items()},
         "history": history,
         "best": (trainer.state.best_metric, trainer.state.best_global_step),

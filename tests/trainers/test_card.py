@@ -126,6 +126,16 @@ def test_the_card_says_how_it_was_trained(trained):
     assert f"| peak memory | {footprint.peak_bytes / 1e9:.2f} GB of the whole process |" in text
 
 
+def test_the_card_says_how_servers_start_the_model_by_its_name_and_not_by_its_path(trained):
+    trainer, folder, _ = trained
+    trainer.save_model(str(folder / "served"))
+    text = read(folder / "served").text
+
+    assert "vllm serve served --runner pooling" in text
+    assert "**text-embeddings-inference**" in text
+    assert str(folder) not in text
+
+
 def test_the_final_card_has_the_differences_that_were_found_when_it_was_verified(trained):
     trainer, folder, _ = trained
     best = folder / "out" / f"checkpoint-{trainer.state.best_global_step}"
