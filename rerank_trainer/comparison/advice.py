@@ -135,10 +135,8 @@ def _method(results: Results, student: str, own: dict[tuple[str, str], _Tested],
         text = f"It depends on the domain: {mixed[0]} against {reference}, {figures[mixed[0]]}."
         return Advice("method", student, UNDECIDED, text)
     closest = max(verdicts, key=lambda recipe: mean[recipe])
-    if (
-        any(tested.test.detectable > WORTH for (recipe, _), tested in own.items() if recipe == closest)
-        and max(verdicts[closest]) == min(verdicts[closest]) == 0
-    ):
+    of_closest = [tested for (recipe, _), tested in own.items() if recipe == closest]
+    if not any(t.verdict for t in of_closest) and any(t.test.detectable > WORTH for t in of_closest):
         text = (
             f"No recipe was shown to be better than {reference}; the nearest is {closest}, {figures[closest]}. Learn "
             f"from labels ({reference}), which needs no teacher, unless more queries decide otherwise."

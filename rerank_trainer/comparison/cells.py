@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PrinterCallback
 
-from rerank_trainer.comparison.budgets import Spending
+from rerank_trainer.comparison.budgets import Spending, Steps
 from rerank_trainer.comparison.plan import TEACHER, UNTRAINED, Cell, Plan
 from rerank_trainer.comparison.recipes import CONTRASTIVE, Stage
 from rerank_trainer.data.columns import GROUP_FEATURES
@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 RESULT_FILE, FAILURE_FILE, SCORES_FILE = "result.json", "failure.json", "train_scores.parquet"
 # What no cell does, unless the arguments say otherwise.
 _QUIET = {"report_to": [], "disable_tqdm": True, "save_strategy": "no", "verify_checkpoints": "never"}
-_WARMUP = 0.1
+# Options of loading that a folder which was opened with them and saved holds already.
+_SAVED = ("keep_layers", "revision", "head", "prompt", "instruction")
 
 
 def is_over(plan: Plan, cell: Cell) -> bool:
@@ -122,27 +123,24 @@ def _trained(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> tuple
     losses: list[dict[str, Any]] = []
     for number, (stage, share) in enumerate(zip(recipe.stages, recipe.shares, strict=True)):
         until = plan.budget.amount * share
-        args = arguments(plan, cell, stage.arguments)
         spending = Spending(
             plan.budget,
             spent=spent[plan.budget.unit],
-            until=round(until) if plan.budget.unit == "steps" else until,
-            warmup=args.warmup_steps if 0 < args.warmup_steps < 1 else _WARMUP,
+            until=round(until) if isinstance(plan.budget, Steps) else until,
+            warmup=arguments(plan, cell, stage.arguments).warmup_steps,
             on_share=on_share,
         )
         args = arguments(plan, cell, stage.arguments, **spending.arguments, teacher_scale=scale)
+        if number:
+            args.model_init_kwargs = _without_cuts(args.model_init_kwargs)
         rows = groups.select(next_groups(order, int(spent["groups"]), spending, args))
         trainer = _trainer(stage, start, args, rows, options)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(spending)
         trainer.train()
-        for unit, value in (
-            ("steps", spending.num_steps),
-            ("seconds", spending.seconds),
-            ("tokens", spending.num_tokens),
-        ):
-            spent[unit] += value
-        spent["groups"] += groups_taken(spending.num_steps, len(rows), args)
+        own = {"steps": spending.num_steps, "seconds": spending.seconds, "tokens": spending.num_tokens}
+        own["groups"] = groups_taken(spending.num_steps, len(rows), args)
+        spent = {unit: spent[unit] + own[unit] for unit in spent}
         losses += [{"stage": number, **entry} for entry in trainer.state.log_history if "loss" in entry]
         if number + 1 < len(recipe.stages):  # the next trainer opens a folder, as anybody would
             start, options = folder / "work" / f"stage{number}", _loading(student.options)
@@ -197,6 +195,11 @@ def _groups_per_step(args: RerankTrainingArguments) -> int:
 def _loading(options: Mapping[str, Any]) -> dict[str, Any]:
     """Of a student's options those that open it, without those that put an adapter beside it."""
     return {name: value for name, value in options.items() if name in ("load_in_4bit", "quantization_config")}
+
+
+def _without_cuts(options: Any) -> dict[str, Any] | None:
+    """Options of loading for the folder of an earlier stage."""
+    return options and {name: value for name, value in options.items() if name not in _SAVED}
 
 
 def _judged(plan: Plan, reranker: Reranker) -> dict[str, Evaluation]:

@@ -83,6 +83,7 @@ class Plan:
         arguments: Of :class:`RerankTrainingArguments`, for all cells.
         folder: Where everything is kept.
         save_models: Whether trained models are kept.
+        settings: All that decides the outcome, as plain values; what the folder is known by.
     """
 
     students: Mapping[str, Student]
@@ -231,6 +232,10 @@ def _check(plan: Plan) -> None:
         merged = {**plan.arguments, **checked_arguments(given, where)}
         if not isinstance(plan.budget, Steps) and "lr_scheduler_type" in merged:
             raise ValueError(f"{where}: lr_scheduler_type needs the number of steps, which {plan.budget} leaves open")
+        if not isinstance(plan.budget, Steps) and (warmup := merged.get("warmup_steps", 0)) >= 1:
+            raise ValueError(
+                f"{where}: warmup_steps={warmup}: how many steps {plan.budget} makes is open; give a share"
+            )
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from rerank_trainer.comparison.plan import Cell
 
-# What a cell takes besides its training, until one has told: of the last that a bar counts, judging is part.
+# Which share of a cell its training is taken to be; judging is the rest.
 _TRAINING_SHARE = 0.9
 
 

@@ -276,6 +276,7 @@ def test_jobs_that_share_a_folder_divide_the_cells(tmp_path, without_writing, mo
             {"budget": {"seconds": 1}, "args": {"lr_scheduler_type": "cosine"}},
             r"lr_scheduler_type needs the number of steps",
         ),
+        ({"budget": {"seconds": 1}, "args": {"warmup_steps": 5}}, r"warmup_steps=5: how many steps"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(tmp_path, given, message):
@@ -326,6 +327,7 @@ def test_a_fresh_head_is_the_same_under_every_recipe_and_is_not_judged_untrained
     model.base_model.save_pretrained(tmp_path / "backbone")
     tokenizer.save_pretrained(tmp_path / "backbone")
     still = {**ARGS, "learning_rate": 1e-12, "head_learning_rate": 1e-12, "max_length": 48}
+    still["model_init_kwargs"] = {"keep_layers": [1]}  # a second stage must not cut again
     comparison = run(tmp_path / "out", students=str(tmp_path / "backbone"), args=still, seeds=2, budget=Steps(2))
 
     results = comparison.results

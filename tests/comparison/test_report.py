@@ -31,7 +31,7 @@ def results():
         return {20: BASE + gain - 0.02, 50: BASE + gain + noise(60, 0.05, seed)}
 
     models = {("teacher", ""): {"scifact": curve(0.2, 1), "cosqa": curve(0.1, 2)}}
-    for place, student in enumerate(["MiniLM, 2 layers", "MiniLM, 3 layers"]):
+    for place, student in enumerate(["MiniLM, 2 layers", "MiniLM & <b>3</b> layers"]):
         for number, (recipe, gain) in enumerate((("cl", 0.0), ("kd", 0.1), ("cl+kd", 0.07))):
             models[recipe, student] = {
                 "scifact": curve(gain + place / 50, 10 * number + 3 + place),
@@ -41,7 +41,7 @@ def results():
     ceiling = {name: {20: BASE + 0.3, 50: BASE + 0.4} for name in ("scifact", "cosqa")}
     facts = {"seconds": 61.5, "num_steps": 10, "num_groups": 80, "num_tokens": 123456, "num_parameters": 17_000_000}
     bounds = {"first stage": flat, "ceiling": ceiling}
-    failed = [Cell("cl+kd", "MiniLM, 3 layers", 1)]
+    failed = [Cell("cl+kd", "MiniLM & <b>3</b> layers", 1)]
     return made_up(models, bounds=bounds, out_of_domain=["cosqa"], depths=(20, 50), failed=failed, facts=facts)
 
 
@@ -97,6 +97,7 @@ def test_texts_stand_there_only_if_asked_and_are_escaped(results, html, tmp_path
     asked = page(results, tmp_path, texts=texts)
 
     assert "<script" not in html and "alert" not in html
+    assert "<b>3" not in html and "&lt;b&gt;3" in html  # a student's name, in the table and in charts
     assert "&lt;script&gt;alert(1)" in asked and "<script" not in asked
 
 
