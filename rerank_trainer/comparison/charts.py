@@ -34,6 +34,7 @@ _STYLE = {
         for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
     },
 }
+_LEGEND_WIDTH = 62  # letters that fit below a chart, 7 of them for each line or marker
 _SIZE = (4.5, 3.4)  # inches: its text can be read at a phone's width
 
 
@@ -125,7 +126,8 @@ def _gain(results: Results, found: Sequence[Contrast]) -> Any:
 
 def _legend(axes: Any, entries: Sequence[tuple[str, str, str]]) -> None:
     handles = [axes.plot([], [], marker, color=colour, label=label)[0] for colour, marker, label in entries]
-    axes.figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), handletextpad=0.3)
+    num_columns = max(1, min(4, _LEGEND_WIDTH // (7 + max(len(label) for *_, label in entries))))
+    axes.figure.legend(handles=handles, loc="outside lower center", ncols=num_columns, handletextpad=0.3)
 
 
 def _seconds(results: Results) -> Any:

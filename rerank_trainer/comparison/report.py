@@ -75,7 +75,6 @@ def as_html(
         charts=[(name, svg, _CAPTIONS[name]) for name, svg in charts.items()],
         contrasts=contrasts,
         queries=wins_and_losses(results, texts or {}),
-        has_texts=texts is not None,
         cells=_cells(results),
         failures=[(str(outcome.cell), outcome.error) for outcome in results.failures],
         warnings=_warnings(results),

@@ -124,8 +124,11 @@ MEASURE = """<script>addEventListener("load", () => {
   const root = document.documentElement;
   const wide = [...document.querySelectorAll("body > *, figure svg")].filter(
     e => e.getBoundingClientRect().right > root.clientWidth + 1).map(e => e.tagName);
+  const cut = [...document.querySelectorAll("figure svg text")].filter(e => {
+    const own = e.getBoundingClientRect(), all = e.closest("svg").getBoundingClientRect();
+    return own.left < all.left - 1 || own.right > all.right + 1; }).map(e => e.textContent);
   const texts = [...document.querySelectorAll("figure svg text")].map(e => e.getBoundingClientRect().height);
-  root.dataset.measured = JSON.stringify({width: root.clientWidth, scroll: root.scrollWidth, wide: wide,
+  root.dataset.measured = JSON.stringify({width: root.clientWidth, scroll: root.scrollWidth, wide: wide, cut: cut,
     rows: document.querySelectorAll("#results tbody tr").length, smallest: Math.min(...texts),
     back: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color});
 });</script>"""
@@ -152,5 +155,6 @@ def test_a_browser_shows_the_page_without_scrolling_sideways(html, tmp_path, wid
 
     assert measured["width"] == width
     assert measured["scroll"] == width and measured["wide"] == []
+    assert measured["cut"] == []  # legends and labels of charts
     assert measured["rows"] == 2 + 2 * (1 + 3)
     assert measured["smallest"] >= 8  # pixels: what a reader can read
