@@ -1,4 +1,4 @@
-"""The recipe of ``examples/paper`` from data to table on two processes, in which only size is not that of the real one."""
+"""The recipe of ``examples/paper`` from data to table on two processes: only the size is not that of the real one."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ RECIPE: dict[str, Any] = {
         "max_length": 64,
         "num_train_epochs": 1,
         "learning_rate": 0.005,
-        "objective": "paper",
         "use_cpu": True,
-        "ddp_backend": "gloo",
         "dataloader_pin_memory": False,
         "disable_tqdm": True,
         "save_strategy": "steps",
@@ -63,7 +61,8 @@ RECIPE: dict[str, Any] = {
         "save_total_limit": 2,
         "logging_steps": 1,
         "report_to": [],
-        "distilled": {"teacher_temperature": 2.0},
+        "contrastive": {"objective": "infonce"},
+        "distilled": {"objective": "kl", "teacher_temperature": 2.0},
     },
 }
 
@@ -83,7 +82,7 @@ def paper():
 
 
 def tevatron_rows(num_rows: int) -> list[dict[str, Any]]:
-    """Rows in the layout of Tevatron's sets: the positive holds the word that is asked for; the last has no negative."""
+    """Rows in the layout of Tevatron's sets: the positive holds the word that is asked; the last has one negative."""
     chance, rows = random.Random(0), []
     for number in range(num_rows):
         word = chance.choice(WORDS)
@@ -126,7 +125,9 @@ def write_world(folder: Path) -> Path:
     more = {"teacher": {"lora": True, "learning_rate": 0.05}}
     (folder / "configs").mkdir()
     for name in MODELS:
-        (folder / "configs" / f"{name}.yaml").write_text(yaml.safe_dump({"model": f"{name}-base", **more.get(name, {})}))
+        (folder / "configs" / f"{name}.yaml").write_text(
+            yaml.safe_dump({"model": f"{name}-base", **more.get(name, {})})
+        )
     for name in ("accelerate", "sharding"):
         shutil.copytree(PAPER / name, folder / name)
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "work_dir": str(folder / "out")}))
@@ -187,7 +188,9 @@ def test_figures_are_there_for_every_model_and_set_and_the_first_stage_has_those
         (model, name) for model in MODELS for name in SETS
     ]
     for row in report["distilled_minus_contrastive"]:
-        by_method = [report["figures"][f"{row['model']}-{method}"][row["set"]] for method in ("distilled", "contrastive")]
+        by_method = [
+            report["figures"][f"{row['model']}-{method}"][row["set"]] for method in ("distilled", "contrastive")
+        ]
         assert row["difference"] == pytest.approx(by_method[0] - by_method[1])
         assert row["num_queries"] == 6 and row["p_value"] <= row["corrected_p_value"]
 
@@ -226,6 +229,7 @@ def train_one(folder: Path, *, recipe: Path, model: str, method: str, on: str = 
     sys.path.insert(0, str(PAPER))
     import train
     from plan import Recipe, Run
+
     from tests.trainers.runs import _pretend_gpus
 
     if on == "deepspeed":
@@ -259,7 +263,9 @@ def test_a_training_that_was_cut_off_goes_on_from_its_last_whole_checkpoint(ran,
     assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-5
     state = json.loads((model / "checkpoint-4" / "trainer_state.json").read_text())
     before = json.loads((kept / "checkpoint-2" / "trainer_state.json").read_text())
-    assert state["log_history"][: len(before["log_history"])] == before["log_history"]  # steps 1 and 2 were not repeated
+    assert (
+        state["log_history"][: len(before["log_history"])] == before["log_history"]
+    )  # steps 1 and 2 were not repeated
 
 
 @pytest.mark.slow
@@ -311,6 +317,7 @@ def test_the_real_recipe_prints_all_its_commands_and_every_model_has_arguments(p
     assert len(printed) == 3 + 12 + 12
     assert "--model qwen2.5-7b --method contrastive" in printed[1] and "annotate.py" in printed[2]
     assert sum("multi_gpu.yaml" in line for line in printed) == 25
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: True)  # as on a GPU
     for run in recipe.runs:
         settings, args = paper["train"].parsed(recipe, run)
         assert args.passages_per_query == recipe.train["num_negatives"] + 1

@@ -11,8 +11,8 @@ import argparse
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from plan import Recipe, Run
+from processes import joined
 
 from rerank_trainer import Reranker, RerankerTeacher, annotate
 
@@ -36,7 +36,7 @@ def trained(recipe: Recipe, run: Run) -> tuple[Reranker, torch.dtype | None]:
         raise ValueError(f"{folder}: the training of {run} is not finished, no finished.json is there. Run train.py.")
     settings: dict[str, Any] = recipe.settings(run.model)
     reranker = Reranker.from_pretrained(folder)
-    reranker.model.to(PartialState().device)
+    reranker.model.to(joined().device)
     return reranker, torch.bfloat16 if settings.get("bf16") else None
 
 

@@ -5,8 +5,8 @@ python estimate.py --groups 100000 --tokens_per_pair 150 --mfu 0.25
 
 Nothing here was measured. Operations are counted as PaLM does (https://arxiv.org/abs/2204.02311, appendix B), for the
 parameters outside the embeddings: 2 a token forward, 4 backward; of frozen parameters 2 backward, since they have no
-gradient of their own; 2 more where activations are computed again. Attention itself is left out: at the rows' lengths it
-adds less than 3 %.
+gradient of their own; 2 more where activations are computed again. Attention itself is left out: at the rows' lengths
+it adds less than 3 %.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 from dataclasses import dataclass, fields
 
 RANK = 16  # of `lora: true`
-# Bytes of a parameter in float32: the weight, its gradient, two moments of AdamW; the copy in bfloat16 that autocast keeps.
+# Bytes of a parameter: weight, gradient and two moments of AdamW in float32; the copy in bfloat16 that autocast keeps.
 WEIGHT, GRADIENT, MOMENTS, COPY = 4, 4, 8, 2
 
 
@@ -188,7 +188,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{each.name}", type=type(each.default), default=each.default)
     assumed = Assumptions(**vars(parser.parse_args(arguments)))
     print(table(assumed))
-    print(f"\nthe whole recipe: {whole_recipe(assumed):.0f} GPU hours; {assumed.train_tokens:,} tokens of training, {assumed.judge_tokens:,} of judging\n{assumed}")
+    print(f"\nthe whole recipe: {whole_recipe(assumed):.0f} GPU hours, by {assumed}")
+    print(f"tokens: {assumed.train_tokens:,} in training, {assumed.judge_tokens:,} in judging")
 
 
 if __name__ == "__main__":

@@ -6,18 +6,14 @@ accelerate launch --config_file accelerate/multi_gpu.yaml judge.py recipe.yaml -
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
 from functools import partial
 
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from annotate import trained
 from plan import METHODS, Recipe, Run, write_json
+from processes import joined
 
 from rerank_trainer import RerankEvaluator, load_groups
-
-# The others wait for the process that is last to score its share of a set, or that is alone in reading the texts.
-PATIENCE = timedelta(hours=6)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def judge(recipe: Recipe, run: Run) -> None:
     """Write the figures of a trained model on each set, and those of each query."""
-    state = PartialState(timeout=PATIENCE)
+    state = joined()
     left = [[name for name in recipe.evaluate["sets"] if not recipe.result_files(run, name)[0].exists()]]
     if state.num_processes > 1:  # as the first process sees it, which alone writes
         broadcast_object_list(left)

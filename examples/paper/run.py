@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from plan import CONTRASTIVE, Recipe
+from plan import Recipe, Run
 
 HERE = Path(__file__).parent
 
@@ -56,7 +56,7 @@ def steps(recipe: Recipe) -> list[Step]:
     """All steps, in an order in which each finds what it needs."""
     sets = recipe.evaluate["sets"]
 
-    def trained(run) -> Step:
+    def trained(run: Run) -> Step:
         return Step("train", ("--model", run.model, "--method", run.method), (recipe.model_dir(run) / "finished.json",))
 
     results = {run: tuple(recipe.result_files(run, name)[0] for name in sets) for run in recipe.runs}
@@ -105,10 +105,10 @@ def run_here(recipe: Recipe, path: str, todo: list[Step]) -> None:
     sharded = [run.model for run in recipe.runs if {"fsdp", "deepspeed"} & recipe.settings(run.model).keys()]
     if sharded:
         raise ValueError(f"--here: {sharded} are trained in shards, which takes processes of their own. Leave it out.")
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
+    from processes import joined
 
-    state = PartialState()
+    state = joined()
     is_left = [[not step.is_finished for step in todo]]
     if state.num_processes > 1:  # before anything is written, and as the first process sees it
         broadcast_object_list(is_left)

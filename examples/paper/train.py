@@ -94,7 +94,7 @@ def parsed(recipe: Recipe, run: Run) -> tuple[ModelSettings, RerankTrainingArgum
 
 
 def make_trainer(recipe: Recipe, run: Run, settings: ModelSettings, args: RerankTrainingArguments) -> RerankTrainer:
-    """The trainer of a run: both methods see the same groups, the second with the teacher's scores instead of labels."""
+    """The trainer of a run: both methods see the same groups, the one their labels, the other the teacher's scores."""
     model: Any = recipe.beside(settings.model)
     if settings.prompt is not None:
         set_seed(args.seed)  # a fresh head is drawn here
