@@ -9,9 +9,9 @@ import argparse
 from functools import partial
 
 from accelerate.utils import broadcast_object_list
-from annotate import trained
 from plan import METHODS, Recipe, Run, write_json
 from processes import joined
+from trained import trained
 
 from rerank_trainer import RerankEvaluator, load_groups
 

@@ -140,7 +140,9 @@ class Recipe:
         Raises:
             ValueError: Naming what differs.
         """
-        own = {"seed": self.seed, "train": self.train, "evaluate": self.evaluate, "teacher": self.teacher}
+        own: dict[str, Any] = {"seed": self.seed, "train": self.train, "teacher": self.teacher}
+        own["evaluate"] = {name: value for name, value in self.evaluate.items() if name != "sets"}
+        own |= {f"set {name}": options for name, options in self.evaluate["sets"].items()}
         own |= {model: self.settings(model) for model in dict.fromkeys([self.teacher, *self.students])}
         file = self.work_dir / "settings.json"
         begun = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -150,7 +152,7 @@ class Recipe:
                     f"{self.work_dir} was begun with {name}: {begun[name]}, and the recipe says {own[name]}. Give "
                     "another work_dir, or delete what has to be made again and the line in settings.json."
                 )
-        if begun.keys() != begun.keys() | own.keys():  # students may join later
+        if not own.keys() <= begun.keys():  # students and sets may join later
             write_json(file, {**begun, **own})
 
 

@@ -17,6 +17,7 @@ from plan import Recipe
 
 from rerank_trainer import load_beir, load_groups, load_ir_dataset
 
+COLUMNS = ("query", "query_id", "passages", "passage_ids", "labels")  # of a training group
 SCOREDDOCS = "scoreddocs"  # the run that a collection of ir_datasets brings
 
 
@@ -43,6 +44,7 @@ def train_groups(recipe: Recipe) -> datasets.Dataset:
     source, num_negatives = options.pop("source"), options.pop("num_negatives")
     num_queries = options.pop("num_queries", None)
     groups = load_groups(recipe.beside(source), **options)
+    groups = groups.select_columns([name for name in COLUMNS if name in groups.column_names])
     count = len(groups)
     groups = groups.filter(has_enough, fn_kwargs={"num_negatives": num_negatives}, input_columns="labels")
     print(f"train: {count - len(groups)} of {count} groups have no positive or fewer than {num_negatives} negatives")
@@ -107,7 +109,7 @@ def draw(group: dict[str, Any], index: int, *, num_negatives: int, seed: int) ->
     positives = [place for place in places if group["labels"][place] > 0]
     negatives = [place for place in places if group["labels"][place] == 0]
     kept = sorted([chance.choice(positives), *chance.sample(negatives, num_negatives)])
-    lists = [name for name in ("passages", "labels", "passage_ids", "passage_weights") if name in group]
+    lists = [name for name in ("passages", "labels", "passage_ids") if name in group]
     return {name: [group[name][place] for place in kept] for name in lists}
 
 

@@ -29,17 +29,22 @@ class Step:
         script: The name of a module in this folder.
         arguments: For it, behind the recipe.
         writes: What is there, and only then, when it is finished.
+        reads: What must not be younger than that.
         is_shared: Whether several processes share the work.
     """
 
     script: str
     arguments: tuple[str, ...]
     writes: tuple[Path, ...]
+    reads: tuple[Path, ...] = ()
     is_shared: bool = True
 
     @property
     def is_finished(self) -> bool:
-        return all(path.exists() for path in self.writes)
+        if not all(path.exists() for path in (*self.reads, *self.writes)):
+            return False
+        youngest = max((path.stat().st_mtime_ns for path in self.reads), default=0)
+        return all(path.stat().st_mtime_ns >= youngest for path in self.writes)
 
     def __str__(self) -> str:
         return " ".join([self.script, *self.arguments])
@@ -60,6 +65,7 @@ def steps(recipe: Recipe) -> list[Step]:
         return Step("train", ("--model", run.model, "--method", run.method), (recipe.model_dir(run) / "finished.json",))
 
     results = {run: tuple(recipe.result_files(run, name)[0] for name in sets) for run in recipe.runs}
+    reports = (recipe.work_dir / "report.json", recipe.work_dir / "report.md")
     data = (recipe.train_file, *(recipe.eval_file(name) for name in sets))
     return [
         Step("prepare", (), data, is_shared=False),
@@ -67,7 +73,7 @@ def steps(recipe: Recipe) -> list[Step]:
         Step("annotate", (), (recipe.scores_dir / "manifest.json",)),
         *(trained(run) for run in recipe.student_runs),
         *(Step("judge", ("--model", run.model, "--method", run.method), results[run]) for run in recipe.runs),
-        Step("report", (), (recipe.work_dir / "report.json", recipe.work_dir / "report.md"), is_shared=False),
+        Step("report", (), reports, reads=tuple(path for paths in results.values() for path in paths), is_shared=False),
     ]
 
 

@@ -79,15 +79,18 @@ def parsed(recipe: Recipe, run: Run) -> tuple[ModelSettings, RerankTrainingArgum
         ValueError: If a name is not known, or the processes cannot share the groups of a step evenly.
     """
     given = recipe.settings(run.model)
-    own = [given.pop(method, {}) for method in METHODS][METHODS.index(run.method)]
-    given |= {"seed": recipe.seed, "run_name": str(run), **own}
+    by_method = {method: given.pop(method, {}) for method in METHODS}
+    given |= {"seed": recipe.seed, "run_name": str(run), **by_method[run.method]}
     for name in PATHS:
         if isinstance(given.get(name), str):
             given[name] = str(recipe.path(given[name]))
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    per_process, rest = divmod(given.get("groups_per_step", ModelSettings.groups_per_step), num_processes)
+    groups_per_step = given.get("groups_per_step", ModelSettings.groups_per_step)
+    per_process, rest = divmod(groups_per_step, num_processes)
     if rest:
-        raise ValueError(f"{given['groups_per_step']} groups a step on {num_processes} processes: give a multiple")
+        raise ValueError(
+            f"groups_per_step={groups_per_step} cannot be shared evenly by {num_processes} processes: give a multiple"
+        )
     given |= {"per_device_train_batch_size": per_process, "output_dir": str(recipe.model_dir(run))}
     settings, args = HfArgumentParser((ModelSettings, RerankTrainingArguments)).parse_dict(given)
     return settings, args
