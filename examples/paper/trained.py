@@ -10,7 +10,7 @@ from rerank_trainer import Reranker
 
 
 def trained(recipe: Recipe, run: Run) -> tuple[Reranker, torch.dtype | None]:
-    """The model on this process's device, and the type in which it was trained to compute, None for that of its weights.
+    """The model on this process's device, and the type that it was trained to compute in, if not that of its weights.
 
     Raises:
         ValueError: If its training is not finished.
