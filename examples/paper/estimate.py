@@ -155,7 +155,7 @@ def gigabytes(shape: Transformer | Mamba2, assumed: Assumptions) -> dict[str, fl
     everything = WEIGHT + GRADIENT + MOMENTS
     found = {
         "one GPU": (everything + COPY) * shape.all,
-        "ZeRO-2": (WEIGHT + COPY + (GRADIENT + MOMENTS) / assumed.gpus) * shape.all,
+        "ZeRO-2": (COPY + (COPY + WEIGHT + MOMENTS) / assumed.gpus) * shape.all,  # weights and gradients of 16 bits
         "FSDP": everything * shape.all / assumed.gpus,
         "LoRA": WEIGHT * shape.all + (everything + COPY) * shape.adapter,
     }
@@ -171,9 +171,11 @@ def whole_recipe(assumed: Assumptions) -> float:
 
 def table(assumed: Assumptions) -> str:
     """GPU hours and memory by model size, as Markdown."""
-    heads = ["model", "parameters", "body", "LoRA", "hours: all weights", "LoRA ", "as teacher", "judging"]
-    heads += ["GB: all weights, one GPU", f"ZeRO-2, {assumed.gpus} GPUs", f"FSDP, {assumed.gpus} GPUs", "LoRA, one GPU"]
-    lines = [f"| {' | '.join(head.strip() for head in heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
+    heads = ["model", "parameters", "body", "of LoRA"]
+    heads += [f"hours: {what}" for what in ("all weights", "LoRA", "teacher's scores", "judging")]
+    heads += [f"GB: {what}" for what in ("all weights", *(f"{how}, {assumed.gpus} GPUs" for how in ("ZeRO 2", "FSDP")))]
+    heads += ["GB: LoRA"]
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'--:|' * (len(heads) - 1)}"]
     for name, shape in SHAPES.items():
         sizes = [f"{shape.all / 1e9:.2f} B", f"{shape.body / 1e9:.2f} B", f"{shape.adapter / 1e6:.1f} M"]
         cells = [f"{value:.1f}" for value in hours(shape, assumed).values()]

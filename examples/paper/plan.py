@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,11 @@ class Recipe:
         folder = self.work_dir / "results" / str(run)
         return folder / f"{name}.json", folder / f"{name}.parquet"
 
-    def refuse_other_settings(self) -> None:
-        """Keep what decides data and trainings beside them; refuse a work folder that was begun with other settings.
+    def refuse_other_settings(self, *, keep: bool = True) -> None:
+        """Refuse a work folder that was begun with other settings.
+
+        Args:
+            keep: Whether to keep these settings there, beside the data and trainings that they decide.
 
         Raises:
             ValueError: Naming what differs.
@@ -152,7 +156,7 @@ class Recipe:
                     f"{self.work_dir} was begun with {name}: {begun[name]}, and the recipe says {own[name]}. Give "
                     "another work_dir, or delete what has to be made again and the line in settings.json."
                 )
-        if not own.keys() <= begun.keys():  # students and sets may join later
+        if keep and not own.keys() <= begun.keys():  # students and sets may join later
             write_json(file, {**begun, **own})
 
 
@@ -171,7 +175,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write a file that is there as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # several processes may write the same
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(part, path)
 

@@ -88,6 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = Recipe.read(options.recipe)
     launch = Path(options.launch).resolve() if options.launch else recipe.path(recipe.launch)
     todo = steps(recipe)
+    recipe.refuse_other_settings(keep=not options.dry_run)
     if options.here:
         run_here(recipe, options.recipe, todo)
         return
@@ -99,7 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(shlex.join(command))
         else:
             print(f"begins:   {step}", flush=True)
-            subprocess.run(command, check=True)
+            ended = subprocess.run(command).returncode
+            if ended:
+                sys.exit(f"{step} ended with {ended}. What is finished stays; the same command goes on from there.")
 
 
 def run_here(recipe: Recipe, path: str, todo: list[Step]) -> None:
