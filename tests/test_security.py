@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rerank_trainer.cli import main
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -241,3 +242,33 @@ def test_a_loading_script_beside_the_data_does_not_run(tmp_path, source):
     with pytest.raises(Exception, match="cripts are no longer supported|found the ending '.py'"):
         load_groups(os.path.join(tmp_path, source))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_tag_in_a_file_of_the_command_line_runs_no_code(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: !!python/object/apply:builtins.open ['{tmp_path / 'ran'}', w]")
+
+    assert main(["rank", str(config)]) == 2
+    assert "could not determine a constructor for the tag" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf_given1234",
+        "train_dataset: {source: x, token: hf_given1234, slpit: y}",
+        "train_dataset: {token: hf_given1234}",
+        "train_dataset: [hf_given1234]",
+        "train_dataset: {token: hf_given1234",
+        "token: hf_given1234",
+        "hub_token: hf_given1234\npassages_per_query: 1",
+        "model_init_kwargs: {token: hf_given1234}",
+    ],
+)
+def test_what_the_command_line_refuses_shows_no_token(tmp_path, text, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text(f"model: nowhere\noutput_dir: {tmp_path}\n{text}" if ":" in text else text)
+
+    assert main(["train", str(config), "--train_dataset", "rows.jsonl"][: 2 if "train_dataset" in text else 4]) == 2
+    assert "hf_given1234" not in "".join(capsys.readouterr())

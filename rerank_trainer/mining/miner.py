@@ -88,7 +88,7 @@ def mine_negatives(
     (2, {'1-10': 2})
     """
     first_stage = BM25() if first_stage is None else first_stage
-    _check_numbers(num_negatives, range_min, range_max, num_examples, sampling_strategy)
+    check_numbers(num_negatives, range_min, range_max, num_examples, sampling_strategy)
     groups = labelled_groups(dataset)
     pool, all_judged = gather(groups, corpus, keep_negatives=keep_negatives)
     # In an order of their own, so that batches, and with them the last digits of scores, do not follow the rows' order.
@@ -214,9 +214,10 @@ def _with_texts(groups: datasets.Dataset, rows: Sequence[_Row], pool: PassagePoo
     )
 
 
-def _check_numbers(
+def check_numbers(
     num_negatives: int, range_min: int, range_max: int, num_examples: int, sampling_strategy: str
 ) -> None:
+    """Refuse numbers with which nothing could be mined, before anything is searched."""
     if num_negatives < 1:
         raise ValueError(f"num_negatives must be 1 or more, found {num_negatives}")
     if not 0 <= range_min < range_max:

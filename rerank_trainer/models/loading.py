@@ -89,8 +89,8 @@ def load_model(
     is_chain = not is_language_model and (stored is not None or needs_chain(config))
     has_head = stored is not None or any(a.endswith("ForSequenceClassification") for a in config.architectures or ())
     if not is_language_model:
-        options["num_labels"] = _num_labels(name, config) if has_head and not is_chain else 1
-    kind = _auto_class(config, is_chain=is_chain, is_language_model=is_language_model)
+        options["num_labels"] = num_labels(name, config) if has_head and not is_chain else 1
+    kind = auto_class(config, is_chain=is_chain, is_language_model=is_language_model)
     how: dict[str, Any] = {"quantization_config": quantization_config, "allow_pickle": allow_pickle, "hub": hub}
     model, missing = _load_weights(name, config, kind, **how, **options)
     if is_language_model:
@@ -161,7 +161,7 @@ def _refuse_untrained(name: str, stored: StoredChain | None, missing: set[str]) 
         )
 
 
-def _num_labels(name: str, config: PretrainedConfig) -> int:
+def num_labels(name: str, config: PretrainedConfig) -> int:
     """How many logits a classifier has, one or two."""
     if config.num_labels > 2:
         raise ValueError(
@@ -171,7 +171,7 @@ def _num_labels(name: str, config: PretrainedConfig) -> int:
     return config.num_labels
 
 
-def _auto_class(config: PretrainedConfig, *, is_chain: bool, is_language_model: bool) -> Any:
+def auto_class(config: PretrainedConfig, *, is_chain: bool, is_language_model: bool) -> Any:
     """The class of Transformers that loads the checkpoint: a language model, the backbone of a chain, a classifier."""
     if is_language_model:
         return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

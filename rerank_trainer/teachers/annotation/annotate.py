@@ -121,7 +121,7 @@ def annotate(
     if column != COLUMN and not is_of_named_teacher(column):
         raise ValueError(f"column={column!r}: expected {COLUMN!r} or '{COLUMN}_...', which load_groups keeps")
     process = _this_process(process_index, num_processes)
-    groups = _groups_of(dataset)
+    groups = groups_to_score(dataset)
     if column in (groups.column_names or ()):
         raise ValueError(
             f"the groups have a column {column} already: give another name, column='teacher_scores_...', or drop it: "
@@ -166,7 +166,7 @@ def _this_process(index: int | None, count: int | None) -> Process:
     return Process(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
 
 
-def _groups_of(dataset: Any) -> datasets.Dataset | datasets.IterableDataset:
+def groups_to_score(dataset: Any) -> datasets.Dataset | datasets.IterableDataset:
     """Groups with all their columns, also without labels; rows of another layout become groups."""
     is_stream = isinstance(dataset, datasets.IterableDataset)
     features = dataset.features if is_stream or isinstance(dataset, datasets.Dataset) else None
