@@ -17,7 +17,6 @@ from typing import Any
 
 from plan import CONTRASTIVE, METHODS, Recipe, Run, write_json
 from transformers import HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from rerank_trainer import (
     ContrastiveRerankTrainer,
@@ -114,11 +113,6 @@ def make_trainer(recipe: Recipe, run: Run, settings: ModelSettings, args: Rerank
 
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The last checkpoint that was written to its end; the state of the trainer is what is written last."""
-    if not folder.is_dir():
-        return None
-    last = get_last_checkpoint(str(folder))
-    if last is None or (Path(last) / "trainer_state.json").is_file():
-        return last
     whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
