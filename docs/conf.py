@@ -33,6 +33,8 @@ OUTSIDE = {
     "../CHANGELOG.md": "changelog.md",
     "../benchmarks/README.md": "benchmarks.md",
     "../examples/README.md": "examples.md",
+    "../examples/paper/README.md": "paper.md",
+    "paper/README.md": "paper.md",  # beside the examples' own page
 }
 
 

@@ -162,7 +162,9 @@ def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None,
 
 
 def add_weights(digest: hashlib._Hash, model: nn.Module) -> None:
-    """Put all weights of a model into a digest, each under its name."""
+    """Put all weights of a model that count into a digest, each under its name."""
     for name, value in sorted(model.state_dict().items()):
+        if ".original_module." in name:
+            continue  # what an adapter has replaced: a head that its base lacks is drawn anew whenever it is opened
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

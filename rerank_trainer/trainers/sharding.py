@@ -1,4 +1,4 @@
-"""Sharding: what FSDP 2, which gathers weights layer by layer, must be told about groups."""
+"""Sharding: what FSDP 2, which gathers weights layer by layer, and DeepSpeed must be told about groups."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def name_layers(args: TrainingArguments, model: nn.Module) -> None:
 
 
 def agree_on_forwards(trainer: Trainer) -> None:
-    """Let the processes of a trainer that uses FSDP run as many forwards as each other; others need not.
+    """Let processes that share weights or gradients run alike: under FSDP as many forwards, under both no prefixes.
 
     Raises:
         ValueError: If FSDP was asked for and is not used, or is used and was not asked for.
@@ -64,6 +64,10 @@ def agree_on_forwards(trainer: Trainer) -> None:
         scorer.agree = partial(_greatest, device=trainer.args.device)
         # what a process would decide by its own memory, all have to do alike
         scorer.recomputation = Recomputation(bool(trainer.args.recompute_activations))
+    if trainer.is_deepspeed_enabled:
+        # ZeRO lays gradients into a buffer as the backward makes them, and adds up the buffers of all processes. Shared
+        # prefixes change that order, so beside a process that shares none they would go to other parameters.
+        trainer.model.row_scorer.prefix.wanted = False
 
 
 def _greatest(number: int, device: torch.device) -> int:

@@ -89,3 +89,21 @@ def test_the_scale_of_an_adapter_is_part_of_the_fingerprint(folders):
 
     assert (made[0][0] - made[1][0]).abs().max() > 1e-3
     assert made[0][1] != made[1][1]
+
+
+def test_an_adapter_that_brings_the_head_which_its_base_lacks_has_one_fingerprint(tmp_path):
+    base = saved_language_model("qwen2", tmp_path / "base")  # without a head: one is drawn whenever it is opened
+    adapted = Reranker.from_pretrained(base).with_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    trained(adapted).save_pretrained(tmp_path / "adapter")
+    fingerprints, scores = [], []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        reranker = Reranker.from_pretrained(tmp_path / "adapter")
+        fingerprints.append(RerankerTeacher(reranker).fingerprint)
+        scores.append(reranker.predict(PAIRS))
+
+    assert torch.equal(*scores)
+    assert fingerprints[0] == fingerprints[1]
+    with torch.no_grad():
+        next(p for name, p in reranker.model.named_parameters() if "score.modules_to_save" in name).mul_(2)
+    assert RerankerTeacher(reranker).fingerprint != fingerprints[0]

@@ -98,9 +98,10 @@ def test_fsdp_takes_the_steps_of_one_process(tmp_path, kind):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the extra `deepspeed`")
-def test_deepspeed_zero_2_takes_the_steps_of_one_process(tmp_path):
-    launch(train, tmp_path / "one", per_device_train_batch_size=8, **OPTIONS)
-    launch(train_zero, tmp_path / "two", num_processes=2, **CUT, **OPTIONS)
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])  # of the second, groups of one process alone are worth a prefix
+def test_deepspeed_zero_2_takes_the_steps_of_one_process(tmp_path, kind):
+    launch(train, tmp_path / "one", kind=kind, per_device_train_batch_size=8, **OPTIONS)
+    launch(train_zero, tmp_path / "two", num_processes=2, kind=kind, **CUT, **OPTIONS)
 
     assert furthest(saved(tmp_path / "one"), saved(tmp_path / "two")) < 1e-5
 
