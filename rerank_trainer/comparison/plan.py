@@ -36,6 +36,7 @@ _DECIDED = {
     "train_sampling_strategy": "seeds=..., which draw one order for all recipes",
     "teacher_scale": "the teacher",
 }
+_SECRET = "hub_token"  # that no file may hold
 _COLUMN = {"name": "the column teacher_scores"}
 _SAMPLED_ROWS = 1000  # that make the digest of a large data set
 
@@ -255,7 +256,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
             }
             for name, evaluator in plan.evaluators.items()
         },
-        "arguments": {name: _plain(value) for name, value in plan.arguments.items()},
+        "arguments": {name: _plain(value) for name, value in plan.arguments.items() if name != _SECRET},
     }
 
 

@@ -11,7 +11,7 @@ import datasets
 
 from rerank_trainer.comparison.budgets import Budget, as_budget
 from rerank_trainer.comparison.cells import arguments
-from rerank_trainer.comparison.plan import TEACHER, Cell, Plan, checked_arguments
+from rerank_trainer.comparison.plan import UNTRAINED, Cell, Plan, checked_arguments
 from rerank_trainer.comparison.recipes import Recipe, as_recipes
 from rerank_trainer.comparison.students import as_students
 from rerank_trainer.data.formats import load_groups
@@ -54,7 +54,10 @@ def make_plan(
         folder=Path(output_dir),
         save_models=save_models,
     )
-    if (num := arguments(plan, Cell(TEACHER), {}).world_size) > 1:
+    # made once for every model, so that a value that cannot be is refused here and not in each cell
+    stages: list[Mapping[str, Any]] = [{}, *(stage.arguments for recipe in chosen for stage in recipe.stages)]
+    made = [arguments(plan, Cell(UNTRAINED, name), stage) for name in plan.students for stage in stages]
+    if (num := made[0].world_size) > 1:
         raise ValueError(
             f"compare runs in one process, found {num}. Start it as separate jobs that share output_dir, one a device "
             "(CUDA_VISIBLE_DEVICES); they divide the cells."

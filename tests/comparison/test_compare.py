@@ -328,13 +328,14 @@ def test_a_fresh_head_is_the_same_under_every_recipe_and_is_not_judged_untrained
     tokenizer.save_pretrained(tmp_path / "backbone")
     still = {**ARGS, "learning_rate": 1e-12, "head_learning_rate": 1e-12, "max_length": 48}
     still["model_init_kwargs"] = {"keep_layers": [1]}  # a second stage must not cut again
-    comparison = run(tmp_path / "out", students=str(tmp_path / "backbone"), args=still, seeds=2, budget=Steps(2))
+    one = {"students": str(tmp_path / "backbone"), "recipes": ["cl", "cl>kd"], "seeds": 2, "budget": Steps(2)}
+    comparison = run(tmp_path / "out", args=still, **one)
 
     results = comparison.results
     assert results.left_out == {"backbone": "its head is freshly initialised, so its scores would be random"}
     for seed in (0, 1):
-        by_recipe = [results.by_query(r, "words", student="backbone", seed=seed) for r in ("cl", "kd", "cl>kd")]
-        assert by_recipe[0] == by_recipe[1] == by_recipe[2]
+        by_recipe = [results.by_query(r, "words", student="backbone", seed=seed) for r in ("cl", "cl>kd")]
+        assert by_recipe[0] == by_recipe[1]
     assert results.by_query("cl", "words", student="backbone", seed=0) != results.by_query(
         "cl", "words", student="backbone", seed=1
     )
