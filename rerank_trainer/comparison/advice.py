@@ -24,6 +24,7 @@ MISSED_RATIO = 1.0
 CONTRAST, DISTIL, MIX, UNDECIDED = "contrast", "distil", "mix", "undecided"
 STRONGER, EQUAL, WEAKER, BELOW_FIRST_STAGE = "stronger", "not shown", "weaker", "below the first stage"
 MORE_QUERIES, ENOUGH_QUERIES = "more queries", "enough queries"
+TRAIN_LONGER = "train longer"
 DEEPER, SHALLOWER, DEEP_ENOUGH = "deeper", "shallower", "deep enough"
 
 
@@ -32,7 +33,7 @@ class Advice:
     """One piece of advice.
 
     Attributes:
-        rule: "method", "teacher", "queries" or "depth".
+        rule: "method", "teacher", "queries", "budget" or "depth".
         about: The student, or the evaluation set.
         verdict: In a word or two.
         text: In sentences, with the figures that it follows from.
@@ -76,7 +77,7 @@ def advise(results: Results, *, num_resamples: int = 10_000) -> list[Advice]:
         if results.has_plain_reference and own:
             found.append(_method(results, student, own, resamples))
             found.append(_queries(results, student, own))
-        found += _teacher(results, student, resamples)
+        found += _teacher(results, student, resamples) + _budget(results, student, resamples)
     return found + [advice for name in results.sets for advice in _depth(results, name, resamples)]
 
 
@@ -182,6 +183,26 @@ def _teacher(results: Results, student: str, resamples: dict[str, Any]) -> list[
         "one is what makes distillation pay."
     )
     return [Advice("teacher", student, EQUAL, text)]
+
+
+def _budget(results: Results, student: str, resamples: dict[str, Any]) -> list[Advice]:
+    """A student that ranks worse than the first stage under its best recipe has learned too little."""
+    means = {recipe: _overall(results, student, recipe) for recipe in results.recipes}
+    known = {recipe: mean for recipe, mean in means.items() if not math.isnan(mean)}
+    if not known:
+        return []
+    best = max(known, key=lambda recipe: known[recipe])
+    tests = {
+        domain: _test(results.pooled(best, sets, student=student), results.pooled(FIRST_STAGE, sets), resamples)
+        for domain, sets in results.domains().items()
+    }
+    found = _corrected({domain: test for domain, test in tests.items() if test is not None})
+    if not (worse := [f"{domain} {tested.text}" for domain, tested in found.items() if tested.verdict < 0]):
+        return []
+    text = (
+        f"Even by {best}, its best recipe, it ranks worse than the first stage: {'; '.join(worse)}. Train longer first."
+    )
+    return [Advice("budget", student, TRAIN_LONGER, text)]
 
 
 def _queries(results: Results, student: str, own: dict[tuple[str, str], _Tested]) -> Advice:

@@ -68,6 +68,11 @@ def test_the_teacher_is_judged_by_the_planted_lead(planted, verdict):
     assert verdicts(compared(**planted))["teacher", "small"] == verdict
 
 
+@pytest.mark.parametrize(("over_first", "verdict"), [(-0.2, "train longer"), (0.0, None), (0.2, None)])
+def test_a_student_below_the_first_stage_is_to_be_trained_longer(over_first, verdict):
+    assert verdicts(compared(gain=0.01, over_first=over_first)).get(("budget", "small")) == verdict
+
+
 @pytest.mark.parametrize(("spread", "verdict"), [(0.3, "more queries"), (0.01, "enough queries")])
 def test_more_queries_are_asked_for_where_these_vary_too_much(spread, verdict):
     assert verdicts(compared(spread=spread))["queries", "small"] == verdict
