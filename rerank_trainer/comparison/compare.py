@@ -218,7 +218,10 @@ def _lock(plan: Plan, cell: Cell) -> Path:
 def _run_if_free(plan: Plan, cell: Cell, stale_after: float, progress: ComparisonProgress) -> bool:
     """Whether this job has run the cell."""
     with _claimed(_lock(plan, cell), stale_after) as is_ours:
-        if not is_ours or is_over(plan, cell):  # the second: finished since we looked
+        if is_over(plan, cell):  # another job has finished it since we looked
+            progress.over(cell)
+            return False
+        if not is_ours:
             return False
         progress.begin(cell)
         run_cell(plan, cell, progress.on_share)
