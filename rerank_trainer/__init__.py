@@ -4,6 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rerank_trainer.comparison.budgets import Seconds, Steps, Tokens
+    from rerank_trainer.comparison.compare import Comparison, compare
+    from rerank_trainer.comparison.recipes import Recipe, Stage
+    from rerank_trainer.comparison.students import Student
     from rerank_trainer.data.first_stage import BM25
     from rerank_trainer.data.formats import load_groups, to_groups
     from rerank_trainer.data.ir_collections import load_ir_dataset
@@ -98,6 +102,7 @@ _MODULES = {
     "ChatJudge": "rerank_trainer.teachers.endpoints.judge",
     "CheckpointTeacher": "rerank_trainer.teachers.checkpoints",
     "ColumnTeacher": "rerank_trainer.teachers.column",
+    "Comparison": "rerank_trainer.comparison.compare",
     "Constant": "rerank_trainer.objectives.schedules",
     "ContrastiveRerankTrainer": "rerank_trainer.trainers.contrastive",
     "DepthResult": "rerank_trainer.evaluation.results",
@@ -123,6 +128,7 @@ _MODULES = {
     "Ramp": "rerank_trainer.objectives.schedules",
     "RankingMetric": "rerank_trainer.evaluation.ranking_metric.ranking_metric",
     "RankingTeacher": "rerank_trainer.teachers.ranking",
+    "Recipe": "rerank_trainer.comparison.recipes",
     "RelativeMargin": "rerank_trainer.mining.filters",
     "RerankApi": "rerank_trainer.teachers.endpoints.apis",
     "RerankEvaluator": "rerank_trainer.evaluation.evaluator",
@@ -133,9 +139,13 @@ _MODULES = {
     "RerankerScores": "rerank_trainer.mining.filters",
     "RerankerTeacher": "rerank_trainer.teachers.teacher",
     "RerankerVerdict": "rerank_trainer.mining.filters",
+    "Seconds": "rerank_trainer.comparison.budgets",
     "Serving": "rerank_trainer.models.serving",
     "SimilarityTeacher": "rerank_trainer.teachers.similarity",
+    "Stage": "rerank_trainer.comparison.recipes",
+    "Steps": "rerank_trainer.comparison.budgets",
     "StochasticTeacher": "rerank_trainer.teachers.stochastic",
+    "Student": "rerank_trainer.comparison.students",
     "Targets": "rerank_trainer.objectives.objective",
     "Teacher": "rerank_trainer.teachers.teacher",
     "TeacherObjective": "rerank_trainer.objectives.objective",
@@ -144,6 +154,7 @@ _MODULES = {
     "Temperature": "rerank_trainer.objectives.temperature",
     "TfidfEncoder": "rerank_trainer.teachers.similarity",
     "TokenLogitHead": "rerank_trainer.models.token_logits",
+    "Tokens": "rerank_trainer.comparison.budgets",
     "TrainSource": "rerank_trainer.trainers.sources",
     "WeightedObjective": "rerank_trainer.objectives.objective",
     "Windows": "rerank_trainer.models.windows",
@@ -152,6 +163,7 @@ _MODULES = {
     "annotate": "rerank_trainer.teachers.annotation.annotate",
     "calibration_report": "rerank_trainer.evaluation.calibration",
     "check_teacher": "rerank_trainer.teachers.check",
+    "compare": "rerank_trainer.comparison.compare",
     "detectable_difference": "rerank_trainer.evaluation.significance",
     "evaluate_groups": "rerank_trainer.evaluation.evaluator",
     "export_classifier": "rerank_trainer.models.export",

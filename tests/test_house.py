@@ -27,7 +27,7 @@ LAYERS = [
     {"objectives"},
     {"model_card"},
     {"trainers"},
-    {"compare"},
+    {"comparison"},
     {"cli"},
 ]
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
@@ -101,7 +101,7 @@ def lines_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int
     [
         ("from rerank_trainer.data.runs import read_run", "losses", "data, which stands on the same line"),
         ("from rerank_trainer.trainers.base import Base", "models", "trainers, which stands on the same line or below"),
-        ("def f():\n    import rerank_trainer.cli", "compare", "cli, which stands on the same line or below"),
+        ("def f():\n    import rerank_trainer.cli", "comparison", "cli, which stands on the same line or below"),
         ("from rerank_trainer import trainers", "models", "trainers, which stands on the same line or below"),
         ("from rerank_trainer import Reranker", "trainers", "Reranker from the package root"),
         ("import rerank_trainer", "trainers", "the package from the package root"),

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from rerank_trainer.cli import main
+from rerank_trainer.comparison.compare import compare
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
@@ -114,6 +115,30 @@ def test_no_training_text_stands_in_the_card_or_any_other_file(trained):
 
     assert files_holding(folder, MARK) == []
     assert files_holding(folder, "some/words") == ["out/README.md"]  # what was asked for does
+
+
+@pytest.mark.slow
+def test_a_comparison_writes_no_text_and_no_token(tmp_path):
+    marked = word_groups(6).map(lambda row: {"query": f"{MARK} {row['query']}"})
+    args = {"use_cpu": True, "dataloader_pin_memory": False, "per_device_train_batch_size": 2, "passages_per_query": 2}
+    args["hub_token"] = SECRETS["hub_token"]
+    given = {"recipes": ["cl", "kd"], "seeds": 1, "budget": {"steps": 1}, "args": args, "output_dir": tmp_path}
+    comparison = compare({"a": small_reranker()}, small_reranker(1), marked, {"dev": marked}, **given)
+
+    assert not comparison.results.failures
+    written = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"report.html", "compare.json", "dev.parquet", "table.csv"} <= written.keys()
+    for secret in (MARK, SECRETS["hub_token"]):
+        assert [name for name, content in written.items() if secret.encode() in content] == []
+
+
+def test_a_comparison_refuses_a_token_before_it_writes_anything(tmp_path):
+    student = {"model": "some/model", "arguments": {"model_init_kwargs": {"token": "hf_given1234"}}}
+    groups, given = word_groups(4), {"recipes": ["cl"], "budget": {"steps": 1}, "output_dir": tmp_path / "out"}
+
+    with pytest.raises(ValueError, match="'token'") as refused:
+        compare(student, None, groups, {"dev": groups}, **given)
+    assert "hf_given1234" not in str(refused.value) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("form", [str, repr, "to_dict", "to_json_string", "to_sanitized_dict"], ids=str)

@@ -51,6 +51,7 @@ COMMANDS = {
     "annotate": Command("write a teacher's scores beside the groups of a data set", options.AnnotateOptions),
     "mine": Command("find hard negatives for queries that have positives", options.MineOptions),
     "evaluate": Command("judge a reranker on candidate lists, beside the first stage", options.EvaluateOptions),
+    "compare": Command("train and judge students by every recipe: distil, contrast or mix?", options.CompareOptions),
     "export": Command("make a checkpoint ready for servers, or merge several", options.ExportOptions),
     "rank": Command("order passages for a query", options.RankOptions),
 }

@@ -91,6 +91,35 @@ class EvaluateOptions:
 
 
 @dataclass
+class CompareOptions:
+    """Who is trained by which recipes, on what, and who is judged beside them."""
+
+    students: list[str] = field(
+        metadata={"help": "folders or Hub ids, or mappings of the arguments of a Student (model, name, arguments, ...)"}
+    )
+    train: str = _flag(_DATA)
+    eval_sets: str = _flag(f"a mapping from name to an evaluation set: {_DATA}; or to a mapping of first stages")
+    budget: str = _flag("of each recipe: a mapping of steps, seconds or tokens to how many, such as {steps: 500}")
+    output_dir: str = _flag("folder of everything; the same command goes on, and several jobs may share it")
+    teacher: str | None = _flag(f"{_TEACHER}; without one, the rows' own teacher_scores", None)
+    recipes: list[str] = field(
+        default_factory=lambda: ["cl", "kd", "cl+kd", "cl>kd", "kd>cl"],
+        metadata={"help": "names, or mappings of the arguments of a Recipe (name, stages)"},
+    )
+    seeds: int = _flag("how many trainings of each", 3)
+    out_of_domain: list[str] | None = _flag("names of the sets that are out of the domain", None)
+    metrics: list[str] = field(
+        default_factory=lambda: ["nDCG@10", "RR@10"],
+        metadata={"help": "names of ir_measures; tests and advice are about the first"},
+    )
+    depths: list[int] | None = _flag("how many candidates are reranked; several give a curve", None)
+    args: str | None = _flag("a mapping of RerankTrainingArguments, the same for all", None)
+    show_texts: bool = _flag("show texts of queries in the report", False)
+    save_models: bool = _flag("keep the trained models", False)
+    retry_failed: bool = _flag("run cells again that failed before", False)
+
+
+@dataclass
 class ExportOptions:
     """What is exported, and where to."""
 

@@ -98,7 +98,7 @@ def paired_test(
         rng=np.random.default_rng(seed),
     )
     num_queries, difference = len(differences), float(differences.mean())
-    std: float = float(differences.std(ddof=1)) if np.ptp(differences) else 0.0
+    std: float = 0.0 if _is_constant(differences) else float(differences.std(ddof=1))
     return PairedTest(
         difference=difference,
         low=low,
@@ -216,12 +216,16 @@ def _checked(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values
 
 
+def _is_constant(values: NDArray[np.float64]) -> bool:
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
 def _interval(values: NDArray[np.float64], confidence: float, num_resamples: int, seed: int) -> tuple[float, float]:
     if not 0 < confidence < 1 or num_resamples < 1:
         raise ValueError(
             f"confidence={confidence}, num_resamples={num_resamples}: expected a share between 0 and 1, and 1 or more"
         )
-    if np.ptp(values) == 0:  # no resample would differ
+    if _is_constant(values):  # no resample would differ by more than rounding
         return float(values[0]), float(values[0])
     interval = stats.bootstrap(
         (values,),

@@ -269,3 +269,41 @@ def test_rank_refuses_a_file_without_passages(call, world, text, message):
     code, _, told = call("rank", "--model", "student", "--query", "fire", "--passages", "passages")
 
     assert code == 2 and re.search(message, told)
+
+
+COMPARE = """\
+students: [student, {model: student, name: other, arguments: {learning_rate: 1e-4}}]
+teacher: teacher
+train: rows.jsonl
+eval_sets: {dev: dev.jsonl, far: {bm25: dev.jsonl}}
+out_of_domain: [far]
+recipes: [cl, {name: soft, stages: [{method: distill, arguments: {teacher_temperature: 2.0}}]}]
+seeds: 1
+budget: {steps: 2}
+args: {use_cpu: true, dataloader_pin_memory: false, per_device_train_batch_size: 4, passages_per_query: 4}
+output_dir: compared
+"""
+
+
+@pytest.mark.slow
+def test_compare_plans_compares_and_goes_on(call, world):
+    (world / "compare.yaml").write_text(COMPARE)
+    code, printed, _ = call("compare", "compare.yaml", "--dry-run")
+    assert code == 0 and not (world / "compared").exists()
+    assert "cells       7, seeds 0" in printed and "budget      2 steps of each recipe" in printed
+
+    code, printed, _ = call("compare", "compare.yaml")
+    assert code == 0 and "| other   | soft" in printed
+    assert (world / "compared" / "report.html").exists()
+    code, _, told = call("compare", "compare.yaml", "--budget", "{steps: 3}")
+    assert code == 2 and "budget.steps: 2 in the folder, 3 asked" in told
+
+
+@pytest.mark.slow
+def test_compare_ends_with_1_where_cells_failed(call, world):
+    broken = COMPARE.replace("{teacher_temperature: 2.0}", "{objective: kl, loss_options: {colour: 1}}")
+    (world / "compare.yaml").write_text(broken.replace("student, {model", "{model").replace("name: other", "name: one"))
+    code, printed, told = call("compare", "compare.yaml")
+
+    assert code == 1 and "1 cells failed" in told
+    assert "failed: one soft seed 0: ValueError" in printed and "| one     | cl" in printed

@@ -186,3 +186,10 @@ def test_the_test_reports_what_its_own_queries_could_have_shown():
 def test_arguments_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match="expected 0 or more, 2 or more"):
         detectable_difference(**{"std": 0.3, "num_queries": 30, **wrong})
+
+
+def test_differences_that_are_equal_but_for_rounding_have_an_interval():
+    first = np.random.default_rng(0).random(50)
+
+    test = paired_test(first + 0.2, first)  # 50 differences of about 17 digits
+    assert (test.low, test.high, test.detectable) == (pytest.approx(0.2), pytest.approx(0.2), 0.0)
