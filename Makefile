@@ -2,7 +2,7 @@
 #
 #   make demo                      trains a teacher and two students, prints and draws the table
 #   make demo QUERY="parse a date" the same, then ranks passages for your own query
-#   make test                      lint, types, tests, doctests, examples
+#   make test                      lint, types, tests, doctests, examples, docs
 #
 # Both create .venv and install into it what they need. Variables:
 #
@@ -19,7 +19,7 @@ PIP_ARGS := --constraint constraints.txt \
 
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test lint types tests format clean
+.PHONY: help demo test lint types tests docs format clean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -27,7 +27,7 @@ help:
 demo: $(VENV)/demo.stamp
 	$(BIN)/python examples/demo.py $(if $(QUERY),--query "$$QUERY")
 
-test: lint types tests
+test: lint types docs tests
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
@@ -42,12 +42,16 @@ tests: export HF_HUB_OFFLINE := 1
 tests: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# The site, in docs/_build/html; a warning is an error.
+docs: $(VENV)/test.stamp
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 format: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/api *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp for each extra of setup.cfg: demo, test.

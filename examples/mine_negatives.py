@@ -13,8 +13,8 @@ import datasets
 from tiny_task import tiny_groups, tiny_model
 
 from rerank_trainer import BM25, Embeddings, PercentOfPositive, Reranker, RerankerVerdict, mine_negatives
+from rerank_trainer.data.runs import read_qrels
 from rerank_trainer.data.texts import read_texts
-from rerank_trainer.data.trec import read_qrels
 
 
 def judged_pairs(folder: Path, split: str, corpus: dict[str, str]) -> datasets.Dataset:

@@ -32,7 +32,7 @@ import numpy
 from tqdm.auto import tqdm
 
 from rerank_trainer.data.first_stage import bm25_run
-from rerank_trainer.data.trec import write_run
+from rerank_trainer.data.runs import write_run
 
 # Tests, other packages, and two tools that only some Python versions still have.
 LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "distutils", "turtledemo", "site-packages", "dist-packages"}

@@ -99,13 +99,13 @@ def lines_without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int
 @pytest.mark.parametrize(
     ("source", "own", "found"),
     [
-        ("from rerank_trainer.data.trec import read_run", "losses", "data, which stands on the same line"),
+        ("from rerank_trainer.data.runs import read_run", "losses", "data, which stands on the same line"),
         ("from rerank_trainer.trainers.base import Base", "models", "trainers, which stands on the same line or below"),
         ("def f():\n    import rerank_trainer.cli", "compare", "cli, which stands on the same line or below"),
         ("from rerank_trainer import trainers", "models", "trainers, which stands on the same line or below"),
         ("from rerank_trainer import Reranker", "trainers", "Reranker from the package root"),
         ("import rerank_trainer", "trainers", "the package from the package root"),
-        ("from .trec import read_run", "data", "a relative import of trec"),
+        ("from .runs import read_run", "data", "a relative import of runs"),
         ("from transformers import Trainer", "objectives", "only the trainers know the Trainer"),
         ("from transformers.trainer_utils import EvalPrediction", "evaluation", "only the trainers know the Trainer"),
         ("import numpy as np", "losses", "losses know tensors only"),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rerank_trainer.data.leaves import columns_of, is_json, is_list, read_columns
+from rerank_trainer.data.rankings import fault_of_permutation
 
 _BATCH_SIZE = 1000
 _NUMBERS = ("int", "uint", "float", "bool")
@@ -32,6 +33,7 @@ class Role:
         may_be_empty: Whether that list may be empty.
         minimum: The smallest number allowed.
         above: Numbers must be greater than this.
+        may_be_text: Whether a text may stand for the list, see :func:`rerank_trainer.data.leaves.read_columns`.
     """
 
     holds: str
@@ -39,6 +41,7 @@ class Role:
     may_be_empty: bool = False
     minimum: float | None = None
     above: float | None = None
+    may_be_text: bool = False
 
     @property
     def expected(self) -> str:
@@ -77,6 +80,8 @@ ROLES: Mapping[str, Role] = {
     "neg_ids": Role("id", is_list=True),
     "pos_scores": Role("number", is_list=True),
     "neg_scores": Role("number", is_list=True),
+    # Places of the passages, counted from 1, best first.
+    "permutation": Role("number", is_list=True, may_be_text=True),
     "passage_id": Role("id"),
     "positive_id": Role("id"),
     "negative_id": Role("id"),
@@ -124,6 +129,23 @@ GROUP_FEATURES: Mapping[str, Any] = {
     "passage_weights": datasets.List(_FLOAT),
 }
 
+# Begins the column of one of several teachers, ``teacher_scores_<name>``; it is a role of its own, like that of one.
+_OF_NAMED_TEACHER = "teacher_scores_"
+
+
+def is_of_named_teacher(name: str) -> bool:
+    """Whether a column or role is one teacher's of several.
+
+    >>> is_of_named_teacher("teacher_scores_large"), is_of_named_teacher("teacher_scores")
+    (True, False)
+    """
+    return len(name) > len(_OF_NAMED_TEACHER) and name.startswith(_OF_NAMED_TEACHER)
+
+
+def role_of(name: str) -> Role:
+    """What a column must hold in the role of this name."""
+    return ROLES["teacher_scores" if is_of_named_teacher(name) else name]
+
 
 def group_features(columns: Iterable[str]) -> datasets.Features:
     """The features of a data set of groups that has these columns, in the contract's order.
@@ -131,25 +153,28 @@ def group_features(columns: Iterable[str]) -> datasets.Features:
     >>> group_features(["labels", "query"])
     {'query': Value('string'), 'labels': List(Value('float64'))}
     """
-    present = set(columns)
-    return datasets.Features({name: feature for name, feature in GROUP_FEATURES.items() if name in present})
+    present = dict.fromkeys(columns)
+    features = {name: feature for name, feature in GROUP_FEATURES.items() if name in present}
+    return datasets.Features(
+        features | {name: GROUP_FEATURES["teacher_scores"] for name in present if is_of_named_teacher(name)}
+    )
 
 
 def fits(feature: Any, role: str) -> bool:
     """Whether a column of this type can play the role; a column of nothing but None can, for the check to name it."""
     if _is_null(feature):
         return True
-    if ROLES[role].is_list:
+    if role_of(role).is_list:
         if not is_list(feature):
-            return False
+            return role_of(role).may_be_text and fits(feature, "query")
         feature = feature.feature
     if _is_null(feature):
         return True
     if not isinstance(feature, datasets.Value | datasets.ClassLabel):
         return False
-    if ROLES[role].holds == "number":
+    if role_of(role).holds == "number":
         return str(feature.dtype).startswith(_NUMBERS)
-    texts = ("string", "large_string", "int", "uint") if ROLES[role].holds == "id" else ("string", "large_string")
+    texts = ("string", "large_string", "int", "uint") if role_of(role).holds == "id" else ("string", "large_string")
     return str(feature.dtype).startswith(texts)
 
 
@@ -179,12 +204,13 @@ def check_rows(dataset: datasets.Dataset, roles: Mapping[str, str], *, first_row
         lengths = {name: _check_column(column, name, roles[name], row) for name, column in columns.items()}
         _check_empty_groups(lengths, roles, row)
         _check_lengths(lengths, roles, row)
+        _check_permutations(columns, lengths, roles, row)
         row += table.num_rows
 
 
 def _check_column(column: Any, name: str, role: str, first_row: int) -> Any:
     """Check one column of a batch; returns the length of each row's list, None for a column without lists."""
-    wanted = ROLES[role]
+    wanted = role_of(role)
     expected = f"a list with {wanted.expected} as each entry" if wanted.is_list else wanted.expected
     row = _first(pc.is_null(column))
     if row is not None:
@@ -228,7 +254,7 @@ def _check_empty_groups(lengths: Mapping[str, Any], roles: Mapping[str, str], fi
 
 def _check_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str], first_row: int) -> None:
     named = {role: name for name, role in roles.items()}
-    for one, other in _SAME_LENGTH:
+    for one, other in (*_SAME_LENGTH, *(("passages", role) for role in named if is_of_named_teacher(role))):
         if one in named and other in named:
             wanted, found = lengths[named[one]], lengths[named[other]]
             row = _first(pc.not_equal(pc.cast(wanted, pa.int64()), pc.cast(found, pa.int64())))
@@ -247,6 +273,23 @@ def _check_lengths(lengths: Mapping[str, Any], roles: Mapping[str, str], first_r
                     f"{num_texts}: one for the positive and one for each of the {num_texts - 1} negatives. "
                     "Margins over one positive can be written as scores: [0, -margin_1, -margin_2, ...]."
                 )
+
+
+def _check_permutations(
+    columns: Mapping[str, Any], lengths: Mapping[str, Any], roles: Mapping[str, str], first_row: int
+) -> None:
+    named = {role: name for name, role in roles.items()}
+    if "permutation" not in named:
+        return
+    name = named["permutation"]
+    nums_passages = lengths[named["passages"]].to_pylist()
+    for row, (places, num_passages) in enumerate(zip(columns[name].to_pylist(), nums_passages, strict=True)):
+        fault = fault_of_permutation(places, num_passages)
+        if fault is not None:
+            raise ValueError(
+                f"row {first_row + row}, column {name!r}: found {fault}. Name each passage once, by its place in "
+                f"{named['passages']!r}, best first; those that are left out share the last rank."
+            )
 
 
 def _unexpected(values: Any, wanted: Role) -> Any:

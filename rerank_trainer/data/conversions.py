@@ -18,14 +18,16 @@ import datasets
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
-from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, group_features
+from rerank_trainer.data.columns import GROUP_FEATURES, group_features, is_of_named_teacher, role_of
 from rerank_trainer.data.leaves import TITLES, columns_of, read_columns
+from rerank_trainer.data.rankings import minus_ranks
 
 logger = logging.getLogger(__name__)
 
-# Column or leaf -> role, a key of ROLES. Only `negative` and `negative_id` may be the role of several columns.
+# Column or leaf -> role, as `role_of` knows it. Only `negative` and `negative_id` may be the role of several columns.
 Roles = dict[str, str]
 
+_RANKS = "the order of %s becomes teacher_scores -1, -2, ...: minus the rank, which are no logits"
 _ONE_TO_MANY = {
     "passage": "passages",
     "passage_id": "passage_ids",
@@ -114,15 +116,38 @@ def from_candidate_ids(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> d
     ids = names_of(roles, "candidate_ids")[0]
     ranked = not {"labels", "teacher_scores"} & set(roles.values())
     if ranked:
-        logger.info("the order of %s becomes teacher_scores -1, -2, ...: minus the rank, which are no logits", ids)
+        logger.info(_RANKS, ids)
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         groups = {"passage_ids": [_converted(of_row, "passage_ids") for of_row in batch[ids]]}
         if ranked:
-            groups["teacher_scores"] = [[-float(rank) for rank in range(1, len(row) + 1)] for row in batch[ids]]
+            groups["teacher_scores"] = [minus_ranks(range(len(row)), range(len(row))) for row in batch[ids]]
         return groups
 
     return _map(dataset, roles, convert, ["passage_ids", *(["teacher_scores"] if ranked else [])])
+
+
+def from_best_first(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of passages that stand in a teacher's order, best first: minus the ranks as teacher scores."""
+    passages = names_of(roles, "passages")[0]
+    logger.info(_RANKS, passages)
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        places = [range(len(texts)) for texts in batch[passages]]
+        return {"teacher_scores": [minus_ranks(of_row, of_row) for of_row in places]}
+
+    return _map(dataset, roles, convert, ["teacher_scores"])
+
+
+def from_permutations(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
+    """Groups of passages whose order is given by their places, counted from 1: minus the ranks as teacher scores."""
+    passages, permutation = names_of(roles, "passages")[0], names_of(roles, "permutation")[0]
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        of_rows = zip(batch[permutation], batch[passages], strict=True)
+        return {"teacher_scores": [minus_ranks(ranking, range(1, len(texts) + 1)) for ranking, texts in of_rows]}
+
+    return _map(dataset, roles, convert, ["teacher_scores"])
 
 
 def from_bare_pairs(dataset: datasets.Dataset, roles: Roles, draw: Draw) -> datasets.Dataset:
@@ -222,7 +247,7 @@ def _map(
 
     With a fingerprint (for functions that are too large to hash) nothing is read from the cache of earlier sessions.
     """
-    kept = {name: role for name, role in roles.items() if role in GROUP_FEATURES}
+    kept = {name: role for name, role in roles.items() if role in GROUP_FEATURES or is_of_named_teacher(role)}
     columns, features = columns_of(roles, dataset.column_names), group_features([*kept.values(), *made])
 
     def make(table: Any, indices: list[int]) -> Any:
@@ -249,5 +274,5 @@ def _read(table: Any, roles: Roles) -> dict[str, list[Any]]:
 
 def _converted(value: Any, role: str) -> Any:
     """The value, or each entry of the list, as a group holds it: ids as text, numbers as float."""
-    convert: Callable[[Any], Any] = {"id": str, "number": float}.get(ROLES[role].holds, lambda text: text)
-    return [convert(entry) for entry in value] if ROLES[role].is_list else convert(value)
+    convert: Callable[[Any], Any] = {"id": str, "number": float}.get(role_of(role).holds, lambda text: text)
+    return [convert(entry) for entry in value] if role_of(role).is_list else convert(value)

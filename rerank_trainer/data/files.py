@@ -15,6 +15,9 @@ from typing import Any, TypeAlias
 
 import datasets
 from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
+
+from rerank_trainer.data.shards import is_shard_folder, shard_files
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +40,13 @@ _NEMO_METADATA = "merlin_metadata.json"
 
 
 def file_of(source: str | os.PathLike[str]) -> Path | None:
-    """The path of a file of rows; None for what can only be a folder or the id of a data set on the Hub.
+    """The path of a file of rows, or of a folder of shards; None for what can only be another folder or a Hub id.
 
     Raises:
         ValueError: It is a file of a kind that is not read.
     """
     path = Path(source)
-    if path.suffix.lower() in _READERS:
+    if path.suffix.lower() in _READERS or is_shard_folder(path):
         return path
     if path.is_file() or (isinstance(source, os.PathLike) and not path.is_dir()):
         raise ValueError(
@@ -59,9 +62,10 @@ def read_file(path: Path, split: str, *, corpus: Source | None) -> tuple[dataset
 
     Raises:
         FileNotFoundError: The file is not there.
-        ValueError: It cannot be read as what its name says, or names a corpus outside its folder.
+        ValueError: It cannot be read as what its name says, or names a corpus outside its folder; or it is a folder of
+            shards, some of which are missing or damaged.
     """
-    rows = _read([path], split)
+    rows = _read(_files_of(path), split)
     if set(rows.column_names) != _NEMO:
         return rows, corpus
     if split != "train":
@@ -76,8 +80,9 @@ def stream_file(path: Path, split: str) -> datasets.IterableDataset:
 
     Raises:
         FileNotFoundError: The file is not there.
+        ValueError: It is a folder of shards, some of which are missing; their bytes are not compared.
     """
-    return _read([path], split, streaming=True)
+    return _read(_files_of(path, read_all=False), split, streaming=True)
 
 
 def read_table(source: Source, kind: str, *, token: str | bool | None = None) -> datasets.Dataset:
@@ -98,11 +103,11 @@ def read_table(source: Source, kind: str, *, token: str | bool | None = None) ->
         )
     path = file_of(source)
     if path is not None:
-        return _read([path], "train")
+        return _read(_files_of(path), "train")
     names = _TABLES[kind]
     configs = datasets.get_dataset_config_names(str(source), token=token)
     config = next((name for name in names if name in configs), None)
-    splits = datasets.load_dataset(str(source), config, token=token)
+    splits = datasets.load_dataset(str(source), config, token=token, cache_dir=cache_of(source))
     split = next((name for name in (*names, "train") if name in splits), None)
     if split is None and len(splits) > 1:
         raise ValueError(
@@ -110,6 +115,25 @@ def read_table(source: Source, kind: str, *, token: str | bool | None = None) ->
             f"{list(splits)}. Load the one that is meant with datasets.load_dataset and give that."
         )
     return splits[split or next(iter(splits))]
+
+
+def _files_of(path: Path, *, read_all: bool = True) -> list[Path]:
+    return shard_files(path, read_all=read_all) if is_shard_folder(path) else [path]
+
+
+def cache_of(source: str | os.PathLike[str]) -> str | None:
+    """Where the tables of a folder are kept: a place that changes with its files. None, the usual one, for the Hub.
+
+    datasets knows the tables of a folder with a card by the folder's and the files' names alone, so it would give those
+    of another folder, or of files since replaced.
+    """
+    path = Path(source).resolve()
+    if not path.is_dir():
+        return None
+    names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+    files = [path / name for name in sorted(names) if not any(part.startswith(".") for part in name.parts)]
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return os.path.join(datasets.config.HF_DATASETS_CACHE, f"folder-{Hasher.hash(states)}")
 
 
 def _read(paths: list[Path], split: str, *, streaming: bool = False) -> Any:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from rerank_trainer.data.columns import check_rows
 from rerank_trainer.data.conversions import Draw, Roles, names_of
-from rerank_trainer.data.files import Source, file_of, read_file, read_table, stream_file
+from rerank_trainer.data.files import Source, cache_of, file_of, read_file, read_table, stream_file
 from rerank_trainer.data.layouts import Layout, recognise
 from rerank_trainer.data.leaves import unused_leaves
 from rerank_trainer.data.streams import stream_to_groups
@@ -44,7 +44,7 @@ def load_groups(
 
     Args:
         source: A ``datasets.Dataset`` or ``IterableDataset``; the path of a ``.jsonl``, ``.json``, ``.parquet``,
-            ``.csv`` or ``.tsv`` file; or the id of a data set on the Hub.
+            ``.csv`` or ``.tsv`` file, or of a folder that ``annotate`` wrote; or the id of a data set on the Hub.
         queries: See :func:`to_groups`.
         corpus: See :func:`to_groups`. Default: the one that a file of NeMo names inside its own folder.
         split: Which split of a data set on the Hub. The rows of a file are the split ``"train"``; parts such as
@@ -82,7 +82,13 @@ def load_groups(
                 source, corpus = read_file(path, split, corpus=corpus)
         else:
             source = datasets.load_dataset(
-                str(source), name, split=split, revision=revision, token=token, streaming=streaming
+                str(source),
+                name,
+                split=split,
+                revision=revision,
+                token=token,
+                streaming=streaming,
+                cache_dir=cache_of(source),
             )
     elif streaming and not isinstance(source, datasets.IterableDataset):
         raise ValueError(f"streaming=True is for a path or a Hub id, found a {type(source).__name__}. Leave it out.")

@@ -19,6 +19,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rerank_trainer.data.rankings import read_permutation
+
 _MESSAGE = {"role", "content"}
 
 # A title stands before its text, with a space between.
@@ -215,6 +217,7 @@ def _one_or_more(text: str) -> list[Any]:
 
 _IDS = _Written("a list of ids or a text that holds one, such as '[1, 2]'", pa.string(), _written_ids)
 _NUMBERS = _Written("a list of numbers or a text that holds one, such as '[0.5, 1]'", pa.float64(), _written_numbers)
+_PLACES = _Written("a list of places or a text such as '[2] > [1] > [3]'", pa.int64(), read_permutation)
 _ONE_TEXT = _Written("a text or a list of texts", pa.string(), lambda text: [text])
 _UNLIKE = _Written("a text or a list of texts", pa.string(), _one_or_more)
 
@@ -227,6 +230,7 @@ def _written(column: Any, role: str) -> _Written | None:
         "candidate_ids": _IDS,
         "labels": _NUMBERS,
         "teacher_scores": _NUMBERS,
+        "permutation": _PLACES,
         "pos": _ONE_TEXT,
         "neg": _ONE_TEXT,
     }

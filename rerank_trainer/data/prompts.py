@@ -107,10 +107,11 @@ class Prompt:
         """The prompt as a chat template of messages with the roles "system", "query" and "document".
 
         sentence-transformers and vLLM give the instruction, the query and the passage of a pair to a reranker's chat
-        template under these names.
+        template under these names; a request to vLLM may give the instruction as the template's variable instead.
         """
         find = 'messages | selectattr("role", "eq", "{role}") | map(attribute="content") | first'
         values = {name: find.replace("{role}", role) for name, role in ROLES.items()}
+        values["instruction"] += " | default(instruction, true)"
         if self.instruction is not None:
             values["instruction"] += f" | default({_quoted(self.instruction)}, true)"
         body = _expressions(self.text)

@@ -37,11 +37,7 @@ def stream_to_groups(rows: datasets.IterableDataset, *, scores_are: str | None =
     Raises:
         ValueError: As ``to_groups``; if a group needs other rows of the stream; if the stream is one process's part.
     """
-    if getattr(rows, "_distributed", None) is not None:
-        raise ValueError(
-            "the stream is one process's part already (split_dataset_by_node), and the trainer would split it again: "
-            "give every process the whole stream."
-        )
+    refuse_part_of_stream(rows)
     features = rows.features or _first_features(rows)
     layout, roles = recognise(features, scores_are)
     if not layout.row_wise:
@@ -64,6 +60,19 @@ def stream_to_groups(rows: datasets.IterableDataset, *, scores_are: str | None =
     )
     groups = layout.convert(checked, roles, Draw(num_negatives=1, seed=0))  # nothing is drawn for a row by itself
     return groups.map(_typed, features=groups.features, fn_kwargs={"features": groups.features}, **batched)
+
+
+def refuse_part_of_stream(rows: datasets.IterableDataset) -> None:
+    """Refuse a stream of which the process has a part already.
+
+    Raises:
+        ValueError: If it has.
+    """
+    if getattr(rows, "_distributed", None) is not None:
+        raise ValueError(
+            "the stream is one process's part already (split_dataset_by_node), and it would be split again: "
+            "give every process the whole stream."
+        )
 
 
 def _first_features(rows: datasets.IterableDataset) -> datasets.Features:

@@ -1,17 +1,14 @@
-"""TREC: runs and qrels in and out, and the groups that they make.
+"""TREC: the groups that runs, qrels and tables of texts make, of files, of BEIR folders and of their sets on the Hub.
 
-A run is a first-stage result: for each query its passages with their scores, best first. Qrels are judged relevance:
-for each query its judged passages with an integer grade, where 1 or more is relevant. In a group grades become
-``labels``, which are floats, and a passage that nobody judged has label 0.
+Grades become ``labels``, which are floats, and a passage that nobody judged has label 0.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import random
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,124 +16,30 @@ import datasets
 from datasets.fingerprint import Hasher
 
 from rerank_trainer.data.columns import group_features
-from rerank_trainer.data.files import Source
+from rerank_trainer.data.files import Source, cache_of
 from rerank_trainer.data.first_stage import bm25_run
+from rerank_trainer.data.runs import (
+    BEIR_COLUMNS,
+    Qrels,
+    QrelsSource,
+    Run,
+    RunSource,
+    add_grade,
+    as_qrels,
+    as_run,
+    split_columns,
+)
 from rerank_trainer.data.texts import filled, numbered_lines, read_texts
 
 logger = logging.getLogger(__name__)
 
-Run = dict[str, list[tuple[str, float]]]
-Qrels = dict[str, dict[str, int]]
-
+_QRELS_CONFIGS = ("qrels", "default")
 _COLUMNS = ("query", "query_id", "passages", "passage_ids", "labels", "missed_gains")
-_BEIR_HEADER = ["query-id", "corpus-id", "score"]
-
-
-def read_run(path: str | os.PathLike[str]) -> Run:
-    """The run of a TREC file: for each query its (passage id, score) pairs, best first.
-
-    A line has six columns: query id, ``Q0``, passage id, rank, score, tag. As in trec_eval the score decides; equal
-    scores keep the order of their ranks, and equal ranks that of their lines.
-
-    Args:
-        path: The file. Empty lines are skipped.
-
-    Raises:
-        ValueError: A line has not six columns, its rank is no integer or its score no finite number, or it names a
-            passage of its query for the second time. The message names file and line.
-
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("w", suffix=".trec") as file:
-    ...     print("q1 Q0 p7 2 3.5 bm25", "q1 Q0 p2 1 4.25 bm25", sep="\\n", file=file, flush=True)
-    ...     read_run(file.name)
-    {'q1': [('p2', 4.25), ('p7', 3.5)]}
-    """
-    found: dict[str, dict[str, tuple[float, int]]] = {}
-    for number, line in numbered_lines(path):
-        columns = line.split()
-        if len(columns) != 6:
-            raise ValueError(
-                f"{path}:{number}: expected the six columns query-id Q0 passage-id rank score tag, "
-                f"found {len(columns)} in {line!r}"
-            )
-        query_id, _, passage_id, rank, score, _ = columns
-        of_query = found.setdefault(query_id, {})
-        if passage_id in of_query:
-            raise ValueError(
-                f"{path}:{number}: query {query_id!r} has passage {passage_id!r} for the second time. "
-                "Keep one of the two lines."
-            )
-        of_query[passage_id] = (_score(score, path, number), _integer(rank, "rank", path, number))
-    return {query_id: _best_first(of_query) for query_id, of_query in found.items()}
-
-
-def write_run(path: str | os.PathLike[str], run: Mapping[str, Sequence[tuple[str, float]]], tag: str) -> None:
-    """Write a run as a TREC file, each query's passages by falling score; ranks count from 1, ties keep their order.
-
-    Args:
-        path: The file, which is replaced.
-        run: For each query its (passage id, score) pairs.
-        tag: What the run is called, the last column.
-
-    Raises:
-        ValueError: A score is not finite, an id or the tag is empty or has white space in it, or a query has a passage
-            twice; nothing is written then.
-
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("r") as file:
-    ...     write_run(file.name, {"q1": [("p7", 3.5), ("p2", 4.25)]}, tag="mine")
-    ...     print(file.read(), end="")
-    q1 Q0 p2 1 4.25 mine
-    q1 Q0 p7 2 3.5 mine
-    """
-    lines = []
-    for query_id, passages in run.items():
-        ranked = sorted(passages, key=lambda passage: -passage[1])
-        if len({passage_id for passage_id, _ in passages}) < len(passages):
-            raise ValueError(f"query {query_id!r}: expected each passage once, found {[p for p, _ in passages]}")
-        for rank, (passage_id, score) in enumerate(ranked, start=1):
-            if not math.isfinite(score):
-                raise ValueError(f"query {query_id!r}, passage {passage_id!r}: expected a finite score, found {score}")
-            for word in (query_id, passage_id, tag):
-                if len(word.split()) != 1:
-                    raise ValueError(f"expected an id or tag without white space, found {word!r}")
-            lines.append(f"{query_id} Q0 {passage_id} {rank} {float(score)!r} {tag}\n")
-    Path(path).write_text("".join(lines), encoding="utf-8")
-
-
-def read_qrels(path: str | os.PathLike[str]) -> Qrels:
-    """The qrels of a file: for each query its judged passages with their grades, integers.
-
-    Either the four columns of TREC (query id, iteration, passage id, grade), split by white space, or the three of
-    BEIR (query id, passage id, grade), split by tabs under the header ``query-id corpus-id score``.
-
-    Args:
-        path: The file. Empty lines are skipped.
-
-    Raises:
-        ValueError: A line has another number of columns, its grade is no integer, or it gives a passage a second,
-            different grade for the same query. The message names file and line.
-
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile("w") as file:
-    ...     print("q1 0 p2 2", "q1 0 p5 0", sep="\\n", file=file, flush=True)
-    ...     read_qrels(file.name)
-    {'q1': {'p2': 2, 'p5': 0}}
-    """
-    qrels: Qrels = {}
-    for number, query_id, passage_id, grade in _qrels_lines(path):
-        known = qrels.setdefault(query_id, {}).setdefault(passage_id, grade)
-        if known != grade:
-            raise ValueError(
-                f"{path}:{number}: query {query_id!r} has passage {passage_id!r} for the second time, with grade "
-                f"{grade} instead of {known}. Keep one of the two lines."
-            )
-    return qrels
 
 
 def load_trec(
-    run: str | os.PathLike[str] | None,
-    qrels: str | os.PathLike[str],
+    run: RunSource | None,
+    qrels: QrelsSource,
     *,
     queries: Source,
     corpus: Source,
@@ -150,8 +53,9 @@ def load_trec(
     The labels of a group are its grades. Memory holds the run, the qrels and the texts they name.
 
     Args:
-        run: A TREC run, or None for BM25 over the whole corpus, see :func:`rerank_trainer.data.first_stage.bm25_run`.
-        qrels: The judged queries and passages, in the form of TREC or of BEIR.
+        run: A TREC run, as a file or in memory, ``{query_id: [(passage_id, score), ...]}``; or None for BM25 over the
+            whole corpus, see :func:`rerank_trainer.data.first_stage.bm25_run`.
+        qrels: The judged queries and passages: a file of TREC or of BEIR, or ``{query_id: {passage_id: grade}}``.
         queries: Ids and texts of queries: a path, a ``datasets.Dataset``, or the id of a data set on the Hub.
         corpus: The same of passages; a column ``title`` stands before a column ``text``, with a space between.
         depth: How many passages of the run a group gets at most.
@@ -183,7 +87,8 @@ def load_trec(
     for name, count in (("depth", depth), ("num_queries", num_queries)):
         if count is not None and count < 1:
             raise ValueError(f"{name} must be 1 or more, found {count}")
-    judged = _sampled(read_qrels(qrels), num_queries, seed, qrels)
+    of_qrels = _in_words(qrels, "qrels")
+    judged = _sampled(as_qrels(qrels), num_queries, seed, of_qrels)
     texts = read_texts(queries, "queries", judged)
     _check_known(judged, texts, "query", qrels, 0, _in_words(queries, "queries"))
     where = _in_words(corpus, "corpus")
@@ -191,17 +96,18 @@ def load_trec(
         passages = read_texts(corpus, "corpus", None)
         candidates = bm25_run(passages, {query_id: texts[query_id] for query_id in judged}, depth=depth)
     else:
-        candidates = _read_candidates(run, judged, depth, qrels)
+        candidates = _candidates(run, judged, depth, of_qrels)
         passages = read_texts(corpus, "corpus", _passage_ids(candidates) | _passage_ids(judged))
         _check_known(_passage_ids(candidates), passages, "passage", run, 2, where)
     _check_known(_passage_ids(judged), passages, "passage", qrels, -2, where)
 
     rows = [_row(query_id, judged[query_id], candidates.get(query_id, []), add_positives) for query_id in judged]
     kept = [row for row in rows if row["passage_ids"] or row["missed_gains"]]
-    groups = f"top {depth} of {'BM25' if run is None else f'the run {run}'} for {qrels}"
+    first_stage = "BM25" if run is None else f"the run {'in memory' if isinstance(run, Mapping) else run}"
+    groups = f"top {depth} of {first_stage} for {of_qrels}"
     _log(groups, kept, judged, candidates, add_positives=add_positives)
     if not kept:
-        raise ValueError(f"{qrels}: expected a query with candidates or with a relevant passage, found none")
+        raise ValueError(f"{of_qrels}: expected a query with candidates or with a relevant passage, found none")
     _check_texts(kept, texts, passages, _in_words(queries, "queries"), where)
     return _with_texts(kept, texts, passages, (queries, corpus))
 
@@ -210,16 +116,20 @@ def load_beir(
     folder: str | os.PathLike[str],
     split: str,
     *,
-    run: str | os.PathLike[str] | None = None,
+    run: RunSource | None = None,
     depth: int = 100,
     add_positives: bool | None = None,
     num_queries: int | None = None,
     seed: int = 0,
 ) -> datasets.Dataset:
-    """Groups of the judged queries of a BEIR folder: what :func:`load_trec` makes of its files.
+    """Groups of the judged queries of a BEIR folder or its set on the Hub: what :func:`load_trec` makes of its tables.
 
     Args:
-        folder: Has ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``.
+        folder: Has ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``. Or the name of a data set on the Hub
+            with the configurations ``corpus`` and ``queries``, such as "BeIR/scifact"; its qrels are the configuration
+            ``qrels`` or ``default``, and where it has neither, the data set "BeIR/scifact-qrels". Qrels without a
+            column ``score``, as those of NanoBEIR, have the grade 1. A folder in the format of such data sets does as
+            well.
         split: Which qrels.
         run, depth, num_queries, seed: See :func:`load_trec`.
         add_positives: The same. Default: True for the split ``"train"``, False for any other.
@@ -238,25 +148,47 @@ def load_beir(
     ...     load_beir(folder, "test")["passages"][0]
     ['Sum 1 + 1 = 2']
     """
+    options: dict[str, Any] = {"depth": depth, "num_queries": num_queries, "seed": seed}
+    options["add_positives"] = split == "train" if add_positives is None else add_positives
+    if _is_hub_set(folder):
+        return load_trec(run, _hub_qrels(str(folder), split), queries=str(folder), corpus=str(folder), **options)
     folder = Path(folder)
     queries, corpus, qrels = folder / "queries.jsonl", folder / "corpus.jsonl", folder / "qrels" / f"{split}.tsv"
-    missing = [str(path) for path in (corpus, queries, qrels, run) if path is not None and not Path(path).is_file()]
+    files = (corpus, queries, qrels, run)
+    missing = [str(path) for path in files if isinstance(path, str | os.PathLike) and not Path(path).is_file()]
     if missing:
         splits = sorted(path.stem for path in (folder / "qrels").glob("*.tsv"))
         raise FileNotFoundError(f"these files are not there: {', '.join(missing)}. The folder has qrels for {splits}.")
-    return load_trec(
-        run,
-        qrels,
-        queries=queries,
-        corpus=corpus,
-        depth=depth,
-        add_positives=split == "train" if add_positives is None else add_positives,
-        num_queries=num_queries,
-        seed=seed,
-    )
+    return load_trec(run, qrels, queries=queries, corpus=corpus, **options)
 
 
-def _sampled(qrels: Qrels, num_queries: int | None, seed: int, path: str | os.PathLike[str]) -> Qrels:
+def _is_hub_set(folder: str | os.PathLike[str]) -> bool:
+    """Whether this names a data set with configurations: no folder that is there, or one whose card lists them."""
+    path = Path(folder)
+    if path.is_dir():
+        return (path / "README.md").is_file() and not (path / "qrels").is_dir()
+    return isinstance(folder, str) and folder.count("/") == 1 and not path.is_absolute()
+
+
+def _hub_qrels(name: str, split: str) -> Qrels:
+    configs = datasets.get_dataset_config_names(name)
+    config = next((config for config in _QRELS_CONFIGS if config in configs), None)
+    source, config = (name, config) if config else (f"{name}-qrels", None)
+    splits = datasets.get_dataset_split_names(source, config)
+    if split not in splits:
+        raise ValueError(f"{name}: expected a split of its qrels ({source}), one of {splits}, found {split!r}")
+    rows = datasets.load_dataset(source, config, split=split, cache_dir=cache_of(source))
+    of_query, of_passage, of_grade = BEIR_COLUMNS
+    if not {of_query, of_passage} <= set(rows.column_names):
+        raise ValueError(f"{source}: expected qrels with the columns {BEIR_COLUMNS}, found {rows.column_names}")
+    grades = rows[of_grade] if of_grade in rows.column_names else [1] * len(rows)
+    qrels: Qrels = {}
+    for number, judged in enumerate(zip(rows[of_query], rows[of_passage], grades, strict=True)):
+        add_grade(qrels, str(judged[0]), str(judged[1]), judged[2], f"{source}, row {number}")
+    return as_qrels(qrels)
+
+
+def _sampled(qrels: Qrels, num_queries: int | None, seed: int, path: str) -> Qrels:
     if not qrels:
         raise ValueError(f"{path}: expected judged queries, found none")
     if num_queries is None or num_queries >= len(qrels):
@@ -265,13 +197,14 @@ def _sampled(qrels: Qrels, num_queries: int | None, seed: int, path: str | os.Pa
     return {query_id: grades for query_id, grades in qrels.items() if query_id in chosen}
 
 
-def _read_candidates(path: str | os.PathLike[str], qrels: Qrels, depth: int, qrels_path: str | os.PathLike[str]) -> Run:
-    run = read_run(path)
+def _candidates(source: RunSource, qrels: Qrels, depth: int, of_qrels: str) -> Run:
+    run = as_run(source)
     candidates = {query_id: passages[:depth] for query_id, passages in run.items() if query_id in qrels}
     if not candidates:
         raise ValueError(
-            f"{path} and {qrels_path} share no query: the run has {next(iter(run), None)!r} and {len(run)} in all, the "
-            f"qrels have {next(iter(qrels))!r} and {len(qrels)} in all. Give the run of the same split."
+            f"{_in_words(source, 'run')} and {of_qrels} share no query: the run has {next(iter(run), None)!r} and "
+            f"{len(run)} in all, the qrels have {next(iter(qrels))!r} and {len(qrels)} in all. Give the run of the "
+            "same split."
         )
     return candidates
 
@@ -349,8 +282,11 @@ def _log(groups: str, rows: list[dict[str, Any]], qrels: Qrels, candidates: Run,
     )
 
 
-def _in_words(source: Source, kind: str) -> str:
-    return f"the data set {kind}=" if isinstance(source, datasets.Dataset) else str(source)
+def _in_words(source: Source | RunSource | QrelsSource, kind: str) -> str:
+    """A file by its path, and what is in memory by the name of its argument."""
+    if isinstance(source, datasets.Dataset):
+        return f"the data set {kind}="
+    return f"{kind}=" if isinstance(source, Mapping) else str(source)
 
 
 def _passage_ids(of_queries: Mapping[str, Any]) -> set[str]:
@@ -360,60 +296,19 @@ def _passage_ids(of_queries: Mapping[str, Any]) -> set[str]:
 
 
 def _check_known(
-    ids: Iterable[str], known: Container[str], what: str, path: str | os.PathLike[str], column: int, source: str
+    ids: Iterable[str], known: Container[str], what: str, named_in: RunSource | QrelsSource, column: int, source: str
 ) -> None:
-    """Raise for ids that are absent, with the first line of ``path`` that names one in that column."""
+    """Raise for ids that are absent; where a file names them, with the first line that has one in that column."""
     absent = {name for name in ids if name not in known}
-    if absent:
-        named = ((number, _split(line)[column]) for number, line in numbered_lines(path))
+    if not absent:
+        return
+    if isinstance(named_in, Mapping):
+        where, name = _in_words(named_in, "run" if column == 2 else "qrels"), min(absent)
+    else:
+        named = ((number, split_columns(line)[column]) for number, line in numbered_lines(named_in))
         number, name = next((number, name) for number, name in named if name in absent)
-        raise ValueError(
-            f"{path}:{number}: {what} {name!r} is not in {source} ({len(absent)} such in all). "
-            f"Add it there, or remove the lines that name it."
-        )
-
-
-def _qrels_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str, int]]:
-    is_beir = False
-    for index, (number, line) in enumerate(numbered_lines(path)):
-        columns = _split(line)
-        if index == 0 and columns == _BEIR_HEADER:
-            is_beir = True
-            continue
-        if len(columns) != (3 if is_beir else 4):
-            wanted = "three columns query-id corpus-id score" if is_beir else "four columns query-id 0 passage-id grade"
-            raise ValueError(
-                f"{path}:{number}: expected the {wanted}, found {len(columns)} in {line!r}. "
-                "Files with three columns start with the header query-id, corpus-id, score, split by tabs."
-            )
-        yield number, columns[0], columns[-2], _integer(columns[-1], "grade", path, number)
-
-
-def _split(line: str) -> list[str]:
-    """BEIR splits by tabs, so that an id may have spaces in it; TREC by any white space."""
-    tabbed = line.split("\t")
-    return tabbed if len(tabbed) == len(_BEIR_HEADER) else line.split()
-
-
-def _best_first(of_query: Mapping[str, tuple[float, int]]) -> list[tuple[str, float]]:
-    ranked = sorted(of_query.items(), key=lambda entry: (-entry[1][0], entry[1][1]))
-    return [(passage_id, score) for passage_id, (score, _) in ranked]
-
-
-def _score(text: str, path: str | os.PathLike[str], number: int) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = math.nan
-    if not math.isfinite(score):
-        raise ValueError(f"{path}:{number}: expected a finite number as score, found {text!r}. Correct the line.")
-    return score
-
-
-def _integer(text: str, what: str, path: str | os.PathLike[str], number: int) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{path}:{number}: expected an integer as {what}, found {text!r}. Correct the line."
-        ) from error
+        where = f"{named_in}:{number}"
+    raise ValueError(
+        f"{where}: {what} {name!r} is not in {source} ({len(absent)} such in all). Add it there, or remove the lines "
+        "that name it."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import re
 import sys
@@ -18,28 +19,30 @@ from rerank_trainer.evaluation.ties import EXPECTED, has_mixed_ties, tied_rankin
 logger = logging.getLogger(__name__)
 
 DEFAULT_METRICS = ("ndcg@10", "mrr@10", "map", "recall@10")
-# Our names, as they stand in the logs, and those of ir_measures.
-_MEASURES = {
-    "ndcg": ir_measures.nDCG,
-    "mrr": ir_measures.RR,
-    "map": ir_measures.AP,
-    "recall": ir_measures.R,
-    "precision": ir_measures.P,
-}
-_NEEDS_CUTOFF = ("recall", "precision")
+# Names as they stand in the logs, short for those of ir_measures.
+_SHORT = {"ndcg": "nDCG", "mrr": "RR", "map": "AP", "recall": "R", "precision": "P", "success": "Success"}
+_NEEDS_CUTOFF = ("R", "P", "Success")
 
 
 def parse_metric(name: str) -> Any:
-    """The measure of ir_measures that a name such as "ndcg@10" stands for.
+    """The measure of ir_measures that a name such as "nDCG@10", "RR(rel=2)@10" or "ndcg@10" stands for.
 
     Raises:
-        ValueError: If the name is not known or lacks its cut-off.
+        ValueError: If the name is not known or lacks its cut-off; the message names those that are nearest.
 
-    >>> parse_metric("mrr@10")
-    RR@10
+    >>> parse_metric("mrr@10"), parse_metric("AP(rel=2)")
+    (RR@10, AP(rel=2))
     """
-    kind, cutoff = _kind_and_cutoff(name)
-    return _MEASURES[kind] if cutoff is None else _MEASURES[kind] @ cutoff
+    kind = re.match(r"[^(@]*", name)[0] if isinstance(name, str) else ""  # type: ignore[index]
+    try:
+        measure = ir_measures.parse_measure(_SHORT.get(kind, kind) + name[len(kind) :])
+        measure.validate_params()
+    except (NameError, ValueError, AssertionError, TypeError) as error:
+        raise _unknown_metric(name, kind) from error
+    cutoff, rel = (measure.params.get(parameter, 1) for parameter in ("cutoff", "rel"))
+    if measure.NAME not in EXPECTED or measure.params.keys() - {"cutoff", "rel"} or cutoff < 1 or rel < 1:
+        raise _unknown_metric(name, kind)
+    return measure
 
 
 def ranking_metrics(
@@ -60,7 +63,8 @@ def ranking_metrics(
         scores: One score a passage; lists of unlike length, or ``(num_queries, group_size)``.
         labels: Integer grades of 0 or more, shaped as the scores; -100 where there is no passage, whatever its score.
         missed_gains: Grades of judged passages outside the lists, one list a query; -100 at padding.
-        metrics: Names such as "ndcg@10", "mrr@10", "map", "recall@100".
+        metrics: Names of ir_measures such as "nDCG@10", "RR@10", "AP", "R@100", "P@5", "Success@5", also with the
+            lowest grade that is relevant, "RR(rel=2)@10"; or "ndcg@10", "mrr@10", "map", "recall@100", "precision@5".
 
     Returns:
         A mapping from metric name to mean, NaN when no group has a positive.
@@ -74,39 +78,74 @@ def ranking_metrics(
     >>> ranking_metrics([[0.5, 0.5]], [[1, 0]], metrics=["mrr@10"])
     {'mrr@10': 0.75}
     """
-    measures = {parse_metric(name): name for name in metrics}
+    values = metrics_by_query(scores, labels, missed_gains, metrics=metrics)
+    return {name: mean_over_queries(of_queries) for name, of_queries in values.items()}
+
+
+def metrics_by_query(
+    scores: Sequence[Sequence[float]] | NDArray[np.floating],
+    labels: Sequence[Sequence[float]] | NDArray[np.floating],
+    missed_gains: Sequence[Sequence[float]] | NDArray[np.floating] | None = None,
+    *,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+) -> dict[str, NDArray[np.float64]]:
+    """The metrics of each query, ``(num_queries,)`` each; NaN where nothing relevant is known.
+
+    Args and Raises: as :func:`ranking_metrics`.
+
+    >>> metrics_by_query([[0.1, 0.9], [2.0]], [[1, 0], [0]], metrics=["RR"])
+    {'RR': array([0.5, nan])}
+    """
+    measures = {name: parse_metric(name) for name in metrics}
     qrels: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
-    tied: list[dict[str, float]] = []
+    tied: dict[int, dict[Any, float]] = {}
     num_groups = 0
     for index, (group_scores, grades, missed) in enumerate(_groups(scores, labels, missed_gains)):
         num_groups += 1
         if not grades.any() and not missed.any():
             continue
         if has_mixed_ties(group_scores, grades):
-            tied.append(_expected_values(group_scores, grades, missed, metrics))
+            tied[index] = _expected_values(group_scores, grades, missed, measures.values())
             continue
         judged = {str(i): int(grade) for i, grade in enumerate(grades)}
         qrels[str(index)] = judged | {f"missed-{i}": int(grade) for i, grade in enumerate(missed)}
         # ranks in place of scores: ir_measures would take scores that differ by less than float32 resolves for equal
         run[str(index)] = {str(i): -float(rank) for rank, i in enumerate(np.argsort(-group_scores))}
-    num_judged = len(qrels) + len(tied)
-    _log(num_groups, num_judged, len(tied))
-    if not num_judged:
-        return dict.fromkeys(metrics, float("nan"))
-    sums = {name: sum(values[name] for values in tied) for name in metrics}
-    for value in ir_measures.iter_calc(list(measures), qrels, run) if qrels else ():
-        sums[measures[value.measure]] += value.value
-    return {name: total / num_judged for name, total in sums.items()}
+    _log(num_groups, len(qrels) + len(tied), len(tied))
+    blank = np.full(num_groups, np.nan)
+    blank[[int(index) for index in qrels]] = 0.0  # also where ir_measures has no value, having seen no candidate
+    values = {measure: blank.copy() for measure in measures.values()}
+    for found in ir_measures.iter_calc(list(values), qrels, run) if qrels else ():
+        values[found.measure][int(found.query_id)] = found.value
+    for index, expected in tied.items():
+        for measure, value in expected.items():
+            values[measure][index] = value
+    return {name: values[measure] for name, measure in measures.items()}
 
 
-def _kind_and_cutoff(name: str) -> tuple[str, int | None]:
-    match = re.fullmatch(r"([a-z]+)(?:@([1-9]\d*))?", name)
-    if match is None or match[1] not in _MEASURES or (match[1] in _NEEDS_CUTOFF and match[2] is None):
-        raise ValueError(
-            f"metric {name!r} is not known; expected one of ndcg, mrr, map, recall@k, precision@k, or with @k"
-        )
-    return match[1], int(match[2]) if match[2] else None
+def mean_over_queries(values: NDArray[np.float64]) -> float:
+    """The mean over the queries that have a value; NaN when none has one."""
+    judged = values[~np.isnan(values)]
+    return float(judged.mean()) if len(judged) else float("nan")
+
+
+def _unknown_metric(name: Any, kind: str) -> ValueError:
+    known = (*_SHORT, *EXPECTED) if kind.islower() else (*EXPECTED, *_SHORT)
+    close = difflib.get_close_matches(kind.lower(), {one.lower() for one in known}, n=2, cutoff=0.5)
+    nearest = [one for match in close for one in known if one.lower() == match]
+    rest = str(name)[len(kind) :]
+    usable = [near + (rest if re.fullmatch(r"@[1-9]\d*", rest) else _cutoff_hint(near)) for near in nearest]
+    guess = f"Did you mean {' or '.join(usable)}? " if usable else ""
+    return ValueError(
+        f"metric {name!r} is not known. {guess}Expected nDCG, RR, AP, R, P or Success with a cut-off of 1 or more, as "
+        "in R@100 (nDCG, RR and AP also without), where rel=2 may say what is relevant, as in RR(rel=2)@10; or ndcg, "
+        "mrr, map, recall, precision or success."
+    )
+
+
+def _cutoff_hint(kind: str) -> str:
+    return "@10" if _SHORT.get(kind, kind) in _NEEDS_CUTOFF else ""
 
 
 def _groups(scores: Any, labels: Any, missed_gains: Any) -> Iterable[tuple[NDArray[np.float64], ...]]:
@@ -141,13 +180,12 @@ def _require_grades(grades: NDArray[np.float64], index: int, what: str) -> None:
 
 
 def _expected_values(
-    scores: NDArray[np.float64], grades: NDArray[np.float64], missed: NDArray[np.float64], metrics: Sequence[str]
-) -> dict[str, float]:
-    ranking = tied_ranking(scores, grades, missed)
+    scores: NDArray[np.float64], grades: NDArray[np.float64], missed: NDArray[np.float64], measures: Iterable[Any]
+) -> dict[Any, float]:
     values = {}
-    for name in metrics:
-        kind, cutoff = _kind_and_cutoff(name)
-        values[name] = EXPECTED[kind](ranking, cutoff or sys.maxsize)
+    for measure in measures:
+        ranking = tied_ranking(scores, grades, missed, rel=measure["rel"] if "rel" in measure.params else 1)
+        values[measure] = EXPECTED[measure.NAME](ranking, measure.params.get("cutoff", sys.maxsize))
     return values
 
 

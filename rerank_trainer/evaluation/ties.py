@@ -19,9 +19,10 @@ class TiedRanking:
     Attributes:
         starts: Where the block of each place begins, counted from 0, ``(num_passages,)``.
         sizes: Passages of that block.
-        relevant: Those of them with a grade above 0.
+        relevant: Those of them that are relevant.
         gains: Their mean grade.
         ideal_gains: All grades above 0, in the list or missed, highest first.
+        num_relevant: Relevant passages, in the list or missed.
     """
 
     starts: NDArray[np.int64]
@@ -29,6 +30,7 @@ class TiedRanking:
     relevant: Floats
     gains: Floats
     ideal_gains: Floats
+    num_relevant: int
 
 
 def has_mixed_ties(scores: Floats, grades: Floats) -> bool:
@@ -40,13 +42,14 @@ def has_mixed_ties(scores: Floats, grades: Floats) -> bool:
     return len(set(scores.tolist())) < len(set(zip(scores.tolist(), grades.tolist(), strict=True)))
 
 
-def tied_ranking(scores: Floats, grades: Floats, missed: Floats) -> TiedRanking:
+def tied_ranking(scores: Floats, grades: Floats, missed: Floats, *, rel: int = 1) -> TiedRanking:
     """The ranking of a group by falling scores.
 
     Args:
         scores: ``(num_passages,)``.
         grades: ``(num_passages,)``, 0 or more.
         missed: Grades of the judged passages outside the list.
+        rel: The lowest grade of a relevant passage.
 
     >>> tied_ranking(np.array([1.0, 3.0, 3.0]), np.array([0.0, 2.0, 0.0]), np.array([1.0])).gains
     array([1., 1., 0.])
@@ -59,9 +62,10 @@ def tied_ranking(scores: Floats, grades: Floats, missed: Floats) -> TiedRanking:
     return TiedRanking(
         starts=(np.cumsum(sizes) - sizes)[places],
         sizes=sizes[places].astype(np.float64),
-        relevant=np.bincount(block, weights=grades > 0, minlength=len(sizes))[places],
+        relevant=np.bincount(block, weights=grades >= rel, minlength=len(sizes))[places],
         gains=(np.bincount(block, weights=grades, minlength=len(sizes)) / sizes)[places],
         ideal_gains=np.sort(everything[everything > 0])[::-1],
+        num_relevant=int((everything >= rel).sum()),
     )
 
 
@@ -77,7 +81,7 @@ def expected_precision(ranking: TiedRanking, cutoff: int) -> float:
 
 def expected_recall(ranking: TiedRanking, cutoff: int) -> float:
     """Expected share of the relevant passages that stand among the first ``cutoff`` places."""
-    return float((ranking.relevant / ranking.sizes)[:cutoff].sum() / len(ranking.ideal_gains))
+    return float((ranking.relevant / ranking.sizes)[:cutoff].sum() / max(ranking.num_relevant, 1))
 
 
 def expected_average_precision(ranking: TiedRanking, cutoff: int) -> float:
@@ -91,7 +95,7 @@ def expected_average_precision(ranking: TiedRanking, cutoff: int) -> float:
     of_earlier_blocks = np.concatenate([[0.0], np.cumsum(is_relevant)])[ranking.starts]
     of_own_block = (place - ranking.starts) * (ranking.relevant - 1) / np.maximum(ranking.sizes - 1, 1)
     precision = (of_earlier_blocks + of_own_block + 1) / (place + 1)
-    return float((is_relevant * precision)[:cutoff].sum() / len(ranking.ideal_gains))
+    return float((is_relevant * precision)[:cutoff].sum() / max(ranking.num_relevant, 1))
 
 
 def expected_reciprocal_rank(ranking: TiedRanking, cutoff: int) -> float:
@@ -112,14 +116,32 @@ def expected_reciprocal_rank(ranking: TiedRanking, cutoff: int) -> float:
     return expected
 
 
-# By the names in the logs. The closed forms for ties: McSherry and Najork, "Computing Information Retrieval Performance
-# Measures Efficiently in the Presence of Tied Scores", ECIR 2008, https://doi.org/10.1007/978-3-540-78646-7_38
+def expected_success(ranking: TiedRanking, cutoff: int) -> float:
+    """Probability that a relevant passage stands among the first ``cutoff`` places.
+
+    Only the first block that has relevant ones decides: the places of it that count are all others with probability
+    (n - r) / n times (n - r - 1) / (n - 1) and so on.
+    """
+    blocks = np.flatnonzero(ranking.relevant)
+    if not len(blocks):
+        return 0.0
+    start, size, relevant = (float(values[blocks[0]]) for values in (ranking.starts, ranking.sizes, ranking.relevant))
+    none = 1.0
+    for place in range(int(max(0, min(size, cutoff - start)))):
+        none *= max(size - relevant - place, 0.0) / (size - place)
+    return 1.0 - none
+
+
+# By the names of ir_measures. The closed forms for ties: McSherry and Najork, "Computing Information Retrieval
+# Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008,
+# https://doi.org/10.1007/978-3-540-78646-7_38
 EXPECTED: dict[str, Callable[[TiedRanking, int], float]] = {
-    "ndcg": expected_ndcg,
-    "mrr": expected_reciprocal_rank,
-    "map": expected_average_precision,
-    "recall": expected_recall,
-    "precision": expected_precision,
+    "nDCG": expected_ndcg,
+    "RR": expected_reciprocal_rank,
+    "AP": expected_average_precision,
+    "R": expected_recall,
+    "P": expected_precision,
+    "Success": expected_success,
 }
 
 

@@ -78,6 +78,12 @@ def default_lora(model: PreTrainedModel) -> LoraConfig:
     return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=layers)
 
 
+def adapter_settings(model: nn.Module) -> str:
+    """What an adapter's scores depend on beside its weights, as a text: LoRA's scales; empty for any other model."""
+    scales = [(name, part.scaling) for name, part in model.named_modules() if hasattr(part, "lora_A")]
+    return repr(scales) if scales else ""
+
+
 def with_adapter(
     model: PreTrainedModel, peft_config: PeftConfig, *, fresh: Sequence[str] = ()
 ) -> tuple[PeftModel, list[str]]:
@@ -348,8 +354,12 @@ def num_virtual_tokens(model: nn.Module) -> int:
 def describe(model: PeftModel) -> str:
     """In words: the kind of adapter, and how many of the model's parameters are trained."""
     trained, total = num_parameters(model)
-    kind = _kind(model.peft_config[model.active_adapter])
-    return f"{kind} trains {trained:,} of {total:,} parameters ({trained / total:.2%})"
+    return f"{adapter_kind(model)} trains {trained:,} of {total:,} parameters ({trained / total:.2%})"
+
+
+def adapter_kind(model: PeftModel) -> str:
+    """What an adapter is called: "LoRA", "DoRA", "IA3" or "prompt tuning"."""
+    return _kind(model.peft_config[model.active_adapter])
 
 
 def num_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
@@ -387,4 +397,6 @@ def _trained_names(model: PeftModel, names: Sequence[str]) -> dict[str, str]:
 
 
 def _kind(config: PeftConfig) -> str:
-    return "DoRA" if getattr(config, "use_dora", False) else config.peft_type.value.replace("_", " ")
+    if config.peft_type == PeftType.LORA:
+        return "DoRA" if getattr(config, "use_dora", False) else "LoRA"
+    return config.peft_type.value.replace("_", " ").lower() if config.is_prompt_learning else config.peft_type.value

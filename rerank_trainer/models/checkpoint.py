@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 IDENTITY = "torch.nn.modules.linear.Identity"  # the name by which sentence-transformers knows "no activation"
 OLD_ACTIVATION = "sbert_ce_default_activation_function"  # where its versions before 4 wrote the activation
+README = "README.md"  # the model card
 MODULES = "modules.json"  # files of sentence-transformers: its modules, the first of them, and the model as a whole
 TRANSFORMER_SETTINGS = "sentence_bert_config.json"
 MODEL_SETTINGS = "config_sentence_transformers.json"
@@ -120,18 +122,33 @@ def write_logit_score(folder: str | Path, answers: Sequence[int]) -> dict[str, A
 
 
 def copy_loader_files(source: str | Path, target: str | Path) -> None:
-    """Copy what sentence-transformers reads beside the Hugging Face files, folders of modules among it.
+    """Copy what loaders read beside weights and tokenizer: folders of modules, and code that the model came with.
 
     Args:
         source: A saved reranker.
         target: A folder.
     """
     source, target = Path(source), Path(target)
-    for name in (MODULES, TRANSFORMER_SETTINGS, MODEL_SETTINGS):
+    code = [path.name for path in source.glob("*.py")]
+    for name in (MODULES, TRANSFORMER_SETTINGS, MODEL_SETTINGS, *code):
         shutil.copyfile(source / name, target / name)
     for module in json.loads((source / MODULES).read_text(encoding="utf-8")):
         if module["path"]:
             shutil.copytree(source / module["path"], target / module["path"], dirs_exist_ok=True)
+
+
+@contextmanager
+def keeping_card(folder: str | Path) -> Iterator[None]:
+    """Leave the model card of a folder as it was: PEFT writes into it, and names the path of a base that is local."""
+    path = Path(folder, README)
+    before = path.read_bytes() if path.is_file() else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            path.write_bytes(before)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: Any) -> None:

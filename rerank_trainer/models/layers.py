@@ -1,8 +1,11 @@
-"""Layers: the linear ones that stand in a model's stack; what lies around it (embeddings, pooler, head) is none."""
+"""Layers: the linear ones that stand in a model's stack, and a layer that computes otherwise for a moment."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
@@ -10,7 +13,7 @@ def stacked_linear_layers(model: nn.Module) -> list[str]:
     """Names of the linear layers inside the model's stacks of layers, in their order.
 
     They hold most of the weights: adapters are put there, and they are what is quantised. A stack is an
-    ``nn.ModuleList``, as in all models of Transformers.
+    ``nn.ModuleList``, as in all models of Transformers; what lies around it (embeddings, pooler, head) is no part.
 
     >>> from transformers import BertConfig, BertForSequenceClassification
     >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -25,3 +28,25 @@ def stacked_linear_layers(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and name.startswith(stacks)
     ]
+
+
+@contextmanager
+def computing_by(layer: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, the layer computes by another function; afterwards as it did.
+
+    >>> layer = nn.Identity()
+    >>> with computing_by(layer, lambda states: 2 * states):
+    ...     layer(3.0)
+    6.0
+    >>> layer(3.0)
+    3.0
+    """
+    own = vars(layer).get("forward")  # somebody else may have put one in the place of the class's
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del layer.forward
+        else:
+            layer.forward = own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,15 +52,21 @@ class Answer(NamedTuple):
     instruction: str | None = None
 
 
+def stored_json(name: str, file: str, hub: dict[str, Any]) -> Any:
+    """The content of a JSON file of a checkpoint; None if there is no such file."""
+    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def stored_answer(name: str, hub: dict[str, Any]) -> Answer:
     """What a checkpoint stores of prompt and answer; nothing where no sentence-transformers has written it."""
-    settings, modules = _cross_encoder_settings(name, hub), _read(name, MODULES, hub)
+    settings, modules = _cross_encoder_settings(name, hub), stored_json(name, MODULES, hub)
     if settings is None or not modules:
         return Answer()
-    message = (_read(name, TRANSFORMER_SETTINGS, hub) or {}).get("modality_config", {}).get("message")
+    message = (stored_json(name, TRANSFORMER_SETTINGS, hub) or {}).get("modality_config", {}).get("message")
     tokens: tuple[int, ...] = ()
     if _class_name(modules[-1]) == "LogitScore":
-        score = _read(name, f"{modules[-1]['path']}/config.json", hub)
+        score = stored_json(name, f"{modules[-1]['path']}/config.json", hub)
         tokens = tuple(score[key] for key in ("true_token_id", "false_token_id") if score.get(key) is not None)
     return Answer(
         tokens,
@@ -71,7 +78,7 @@ def stored_answer(name: str, hub: dict[str, Any]) -> Answer:
 
 def stored_architectures(name: str, hub: dict[str, Any]) -> list[str]:
     """The model classes that a checkpoint's configuration names; none for an adapter."""
-    return (_read(name, "config.json", hub) or {}).get("architectures") or []
+    return (stored_json(name, "config.json", hub) or {}).get("architectures") or []
 
 
 def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
@@ -85,16 +92,16 @@ def refuse_foreign(name: str, hub: dict[str, Any]) -> None:
         ValueError: If the score is made by a file that is not read (Tevatron's head), or the texts are changed before
             they are encoded (by a prompt that is not the chat template's).
     """
-    if _read(name, "reranker_config.json", hub) is not None:
+    if stored_json(name, "reranker_config.json", hub) is not None:
         raise ValueError(
             f"{name} is a Tevatron reranker whose score head is a file of its own, reranker_head.pt, a pickle, which "
             "may run any code and is not read. Load it in Tevatron and save backbone and head as a "
             "...ForSequenceClassification model with num_labels=1."
         )
     settings = _cross_encoder_settings(name, hub)
-    if settings is None or _read(name, MODULES, hub) is None:
+    if settings is None or stored_json(name, MODULES, hub) is None:
         return
-    transformer = _read(name, TRANSFORMER_SETTINGS, hub) or {}
+    transformer = stored_json(name, TRANSFORMER_SETTINGS, hub) or {}
     has_messages = "message" in transformer.get("modality_config", {})
     changes = {
         "default_prompt_name": None if has_messages else settings.get("default_prompt_name"),
@@ -116,13 +123,13 @@ def stored_chain(name: str, hub: dict[str, Any]) -> StoredChain | None:
     Raises:
         ValueError: If modules of other kinds stand there, or the backbone does not run as a feature extractor.
     """
-    settings, modules = _cross_encoder_settings(name, hub), _read(name, MODULES, hub)
+    settings, modules = _cross_encoder_settings(name, hub), stored_json(name, MODULES, hub)
     if settings is None or modules is None:
         return None
     kinds = [_class_name(module) for module in modules]
     if kinds[1:] in ([], ["LogitScore"]):  # the second is a language model's, see `stored_answer`
         return None
-    transformer = _read(name, TRANSFORMER_SETTINGS, hub) or {}
+    transformer = stored_json(name, TRANSFORMER_SETTINGS, hub) or {}
     text = transformer.get("modality_config", {}).get("text") or {"method": "forward", "method_output_name": _STATES}
     task = transformer.get("transformer_task", "feature-extraction")
     loads = (
@@ -154,36 +161,31 @@ def stored_max_length(name: str, hub: dict[str, Any]) -> int | None:
     """Tokens of a row that a cross-encoder of sentence-transformers stores beside its tokenizer; None without them."""
     if _cross_encoder_settings(name, hub) is None:
         return None
-    return (_read(name, TRANSFORMER_SETTINGS, hub) or {}).get("max_seq_length")
+    return (stored_json(name, TRANSFORMER_SETTINGS, hub) or {}).get("max_seq_length")
 
 
 def stored_settings(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     """What our own adapters store where whole models have their ``config.json``; empty for others'."""
-    return dict((_read(name, MODEL_SETTINGS, hub) or {}).get("rerank_trainer") or {})
+    return dict((stored_json(name, MODEL_SETTINGS, hub) or {}).get("rerank_trainer") or {})
+
+
+def old_activation(config: Mapping[str, Any]) -> str | None:
+    """The activation that a ``config.json`` names, where older sentence-transformers and vLLM look for it."""
+    return (config.get("sentence_transformers") or {}).get("activation_fn") or config.get(OLD_ACTIVATION)
 
 
 def log_activation(name: str, config: PretrainedConfig, hub: dict[str, Any]) -> None:
     """Say in the log that a stored activation, such as a sigmoid, is not applied: scores here are the logits."""
-    stored = (
-        (_cross_encoder_settings(name, hub) or {}).get("activation_fn")
-        or (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
-        or getattr(config, OLD_ACTIVATION, None)
-    )
+    stored = (_cross_encoder_settings(name, hub) or {}).get("activation_fn") or old_activation(config.to_dict())
     if stored and stored.rpartition(".")[2] != IDENTITY.rpartition(".")[2]:
         logger.info("%s stores the activation %s, which is not applied: scores here are the logits", name, stored)
 
 
 def _cross_encoder_settings(name: str, hub: dict[str, Any]) -> dict[str, Any] | None:
-    settings = _read(name, MODEL_SETTINGS, hub)
+    settings = stored_json(name, MODEL_SETTINGS, hub)
     return settings if settings is not None and settings.get("model_type") == "CrossEncoder" else None
 
 
 def _class_name(module: dict[str, Any]) -> str:
     """The class of an entry of ``modules.json``, without its module."""
     return str(module["type"]).rpartition(".")[2]
-
-
-def _read(name: str, file: str, hub: dict[str, Any]) -> Any:
-    """The content of a JSON file of a checkpoint; None if there is no such file."""
-    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -18,13 +18,13 @@ class PairProgress:
     are the mean since the start, of which the time left follows.
 
     Args:
-        num_pairs: All pairs.
-        show: Whether to show the bar; None shows it from a thousand pairs on.
+        num_pairs: All pairs; None where nobody knows.
+        show: Whether to show the bar; None shows it from a thousand pairs on, and where nobody knows how many.
         description: What stands before the bar.
     """
 
-    def __init__(self, num_pairs: int, *, show: bool | None = None, description: str = "Scoring") -> None:
-        shown = num_pairs > MANY_PAIRS if show is None else show
+    def __init__(self, num_pairs: int | None, *, show: bool | None = None, description: str = "Scoring") -> None:
+        shown = num_pairs is None or num_pairs > MANY_PAIRS if show is None else show
         # where it is shown, tqdm may still be told otherwise by its own TQDM_DISABLE
         options: dict[str, Any] = {} if shown else {"disable": True}
         self._bar = tqdm(total=num_pairs, unit="pair", desc=description, smoothing=0, **options)

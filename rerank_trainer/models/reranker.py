@@ -26,9 +26,10 @@ from rerank_trainer.models.adapters import (
     with_adapter,
 )
 from rerank_trainer.models.chains import chain_files, save_adapted_modules
-from rerank_trainer.models.checkpoint import mark_config, write_loader_files, write_logit_score
+from rerank_trainer.models.checkpoint import keeping_card, mark_config, write_loader_files, write_logit_score
 from rerank_trainer.models.families import NO_PLACE
 from rerank_trainer.models.heads import Head, LogitHead, counted
+from rerank_trainer.models.hub import PushToHub
 from rerank_trainer.models.loading import (
     check_max_length,
     default_max_length,
@@ -57,7 +58,7 @@ class RankedPassage(TypedDict):
     text: str
 
 
-class Reranker:
+class Reranker(PushToHub):
     """A cross-encoder: scores (query, passage) pairs, higher is more relevant.
 
     Args:
@@ -198,6 +199,11 @@ class Reranker:
         """Tokens of a row, special tokens included."""
         return self.template.max_length
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter of PEFT is part of the model."""
+        return isinstance(self.model, PeftModel)
+
     def row_scorer(
         self,
         max_tokens: int | str = "auto",
@@ -205,14 +211,16 @@ class Reranker:
         recompute: bool | None = None,
         share_prefix: bool | None = None,
         on_forward: Callable[[int], None] | None = None,
+        head: Callable[..., Tensor] | None = None,
     ) -> RowScorer:
-        """The engine that scores token rows with this model's head and padding; see :class:`RowScorer`.
+        """The engine that scores token rows with this model's padding and head, or another; see :class:`RowScorer`.
 
         ``on_forward`` is told after each forward how many tokens ran, padding included.
         """
         assert self.tokenizer.pad_token_id is not None
+        head = self.head if head is None else head
         return RowScorer(
-            self.head if on_forward is None else counted(self.head, on_forward),
+            head if on_forward is None else counted(head, on_forward),
             pad_token_id=self.tokenizer.pad_token_id,
             padding_side="right",
             max_tokens=max_tokens,
@@ -301,14 +309,15 @@ class Reranker:
         """Write a folder that opens with the same scores here, in Transformers and in sentence-transformers.
 
         Of a chain of modules Transformers opens the backbone alone. A reranker with an adapter writes the adapter
-        alone, which names its base.
+        alone, which names its base. A model card that is there stays; :func:`rerank_trainer.reranker_card` makes one.
 
         Raises:
             ValueError: If no checkpoint holds the adapter's base as it is.
         """
-        if isinstance(self.model, PeftModel):
+        if self.has_adapter:
             require_base(self.model)
-        self.model.save_pretrained(folder)
+        with keeping_card(folder):
+            self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.write_loader_files(folder)
 
@@ -321,13 +330,21 @@ class Reranker:
         Raises:
             ValueError: If the reranker has no adapter, or one that cannot be merged.
         """
-        if not isinstance(self.model, PeftModel):
-            raise ValueError(f"{type(self.model).__name__} has no adapter to merge. save_pretrained writes it whole.")
-        whole = self._with_model(merged(self.model))
+        whole = self.merged()
         whole.save_pretrained(folder)
         bits = num_bits(self.model)
         said = "" if bits is None else f"; its weights of {bits} bits were dequantised to {whole.model.dtype}"
         logger.info("%s: the adapter is merged into full weights%s", folder, said)
+
+    def merged(self) -> Reranker:
+        """The same reranker with its adapter merged into full weights, dequantised; this one is left as it is.
+
+        Raises:
+            ValueError: If the reranker has no adapter, or one that cannot be merged.
+        """
+        if not self.has_adapter:
+            raise ValueError(f"{type(self.model).__name__} has no adapter to merge. save_pretrained writes it whole.")
+        return self._with_model(merged(self.model))
 
     def write_loader_files(self, folder: str | Path) -> None:
         """Write what other loaders read, beside the files of model and tokenizer that a folder holds already."""

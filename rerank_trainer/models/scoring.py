@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def scatter_scores(scores: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
-    """Scores of rows put into their (group, passage) cells; 0 where no row is.
+    """Scores of rows put into their (group, passage) cells; 0 where no row is. Rows may have several scores each.
 
     >>> scatter_scores(torch.tensor([0.5, 2.0]), torch.tensor([[0, 1], [1, 0]]), (2, 2))
     tensor([[0.0000, 0.5000],
             [2.0000, 0.0000]])
     """
-    return scores.new_zeros(tuple(shape)).index_put((cells[:, 0], cells[:, 1]), scores)
+    return scores.new_zeros((*shape, *scores.shape[1:])).index_put((cells[:, 0], cells[:, 1]), scores)
 
 
 class RowScorer:
@@ -178,6 +178,32 @@ class RowScorer:
         parameters = () if module is None else module.parameters()
         longest = int(lengths.max())
         return self.recomputation.run(run, num_tokens=len(batch) * longest, longest=longest, parameters=parameters)
+
+
+def scores_in_evaluation(
+    scorer: RowScorer,
+    model: nn.Module,
+    rows: TokenRows,
+    *,
+    forward: Callable[..., Any] | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """What the scorer gives for the rows, without gradient and without dropout; the model stays in the mode it was in.
+
+    Args:
+        scorer: An engine.
+        model: Whose forward it is.
+        rows: Token rows on the model's device.
+        forward: Another way to call the model; None calls it.
+        autocast_dtype: Compute in this type; None computes in the weights' type.
+    """
+    training, device_type = model.training, rows["lengths"].device.type
+    model.eval()
+    try:
+        with torch.no_grad(), torch.autocast(device_type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            return scorer(model if forward is None else forward, rows)
+    finally:
+        model.train(training)
 
 
 def bind_row_forward(model: nn.Module, scorer: RowScorer) -> None:

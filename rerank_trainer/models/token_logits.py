@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rerank_trainer.models.layers import computing_by
 from rerank_trainer.models.prefix import module_of
 
 
@@ -42,10 +43,7 @@ class TokenLogitHead:
         Raises:
             ValueError: If a text is not one token, both are the same, or the model cannot answer with them.
         """
-        yes = token_id(tokenizer, self.yes)
-        no = None if self.no is None else token_id(tokenizer, self.no)
-        if yes == no:
-            raise ValueError(f"yes={self.yes!r} and no={self.no!r} are the same token {yes}; give two, or one alone")
+        fitted = self.with_ids(tokenizer)
         output = model.get_output_embeddings()
         if output is None:
             raise ValueError(
@@ -58,10 +56,21 @@ class TokenLogitHead:
                 "model.config.decoder_start_token_id (of T5 it is the pad token)"
             )
         vocab_size = model.config.get_text_config().vocab_size
-        fitted = replace(self, yes=yes, no=no)
         if not all(0 <= token < vocab_size for token in fitted.token_ids):
             raise ValueError(f"{fitted}: ids of {type(model).__name__} are from 0 to {vocab_size - 1}")
         return fitted
+
+    def with_ids(self, tokenizer: PreTrainedTokenizerBase) -> TokenLogitHead:
+        """The head with token ids in place of texts, whatever the model.
+
+        Raises:
+            ValueError: If a text is not one token, or both are the same.
+        """
+        yes = token_id(tokenizer, self.yes)
+        no = None if self.no is None else token_id(tokenizer, self.no)
+        if yes == no:
+            raise ValueError(f"yes={self.yes!r} and no={self.no!r} are the same token {yes}; give two, or one alone")
+        return replace(self, yes=yes, no=no)
 
     @property
     def token_ids(self) -> list[int]:
@@ -136,12 +145,5 @@ def _answering(layer: nn.Module, places: Tensor, tokens: Tensor) -> Iterator[Non
                 hidden, weight, bias = hidden.float(), weight.float(), None if bias is None else bias.float()
             return functional.linear(hidden, weight, bias)
 
-    own = vars(layer).get("forward")
-    layer.forward = answer
-    try:
+    with computing_by(layer, answer):
         yield
-    finally:
-        if own is None:
-            del layer.forward
-        else:
-            layer.forward = own

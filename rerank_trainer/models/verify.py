@@ -88,7 +88,7 @@ def verify_checkpoint(
     texts = [(pair[0], pair[1]) for pair in pairs]
     differences = {}
     with torch.random.fork_rng(devices=[]):  # loading may draw numbers, and training goes on afterwards
-        for loader, open_folder in _loaders(reranker, folder).items():
+        for loader, open_folder in loaders(reranker, is_adapter=_is_adapter(folder)).items():
             encode, score = open_folder(str(folder), reranker)
             where = f"{folder}, opened by {loader}"
             _check_ids(_long_pairs(reranker), reranker, encode, where)
@@ -100,9 +100,9 @@ def verify_checkpoint(
     return differences
 
 
-def _loaders(reranker: Reranker, folder: str | Path) -> dict[str, Callable[[str, Reranker], tuple[Encode, Score]]]:
-    """Who can open the folder, by name."""
-    if _is_adapter(folder) and num_virtual_tokens(reranker.model):
+def loaders(reranker: Reranker, *, is_adapter: bool) -> dict[str, Callable[[str, Reranker], tuple[Encode, Score]]]:
+    """Who else can open what a reranker saves, an adapter or a whole model, and how, by name."""
+    if is_adapter and num_virtual_tokens(reranker.model):
         return {"peft": _open_peft}
     if is_chain(reranker.model):
         return {"sentence_transformers": _open_other}
@@ -131,10 +131,10 @@ def _open_with(model_class: Any, folder: str, reranker: Reranker) -> tuple[Encod
         # what the base's config.json cannot know of this reranker, and a user says too
         options |= {"num_labels": 1, "pad_token_id": reranker.tokenizer.pad_token_id}
     model = model_class.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=_brings_code(reranker), **options
+        folder, local_files_only=True, trust_remote_code=brings_code(reranker), **options
     ).eval()
     keep_weights_as_they_are(model)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=_brings_code(reranker))
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=brings_code(reranker))
 
     def tokenised(pairs: Pairs, **options: Any) -> Any:
         if reranker.prompt is not None:
@@ -172,7 +172,7 @@ def _open_other(folder: str, reranker: Reranker) -> tuple[Encode, Score]:
         folder,
         device=None if _is_quantized(folder, reranker) else "cpu",  # quantised weights are loaded to their place
         local_files_only=True,
-        trust_remote_code=_brings_code(reranker),
+        trust_remote_code=brings_code(reranker),
         model_kwargs=_options(folder, reranker),
     )
     keep_weights_as_they_are(cross_encoder)
@@ -273,7 +273,7 @@ def _options(folder: str, reranker: Reranker) -> dict[str, Any]:
     return options
 
 
-def _brings_code(reranker: Reranker) -> bool:
+def brings_code(reranker: Reranker) -> bool:
     """Whether the model's class comes from the checkpoint, whose code has been trusted when it was loaded."""
     model = reranker.model
     plain = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -116,9 +116,7 @@ def _sent(targets: Targets, sources: list[int]) -> Targets:
     """The targets in which the passages of all other sources' groups are absent."""
     assert targets.source is not None  # the collator knows the names of the sources
     here = torch.stack([targets.source == source for source in sources]).any(dim=0)
-    # a batch none of whose groups has teacher scores holds none of a source that needs them
-    teacher_scores = torch.zeros_like(targets.labels) if targets.teacher_scores is None else targets.teacher_scores
-    return dataclasses.replace(targets, mask=targets.mask & here[:, None], teacher_scores=teacher_scores)
+    return dataclasses.replace(targets, mask=targets.mask & here[:, None])
 
 
 def _by_source(values: Tensor, targets: Targets, sources: list[int]) -> Tensor:

@@ -226,7 +226,8 @@ class IsotonicMap(ScoreMap):
 
 def _scores_and_weights(targets: Targets) -> tuple[Tensor, Tensor]:
     """The teacher's scores and how often each passage counts, both 0 where a passage is absent."""
-    assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores
+    targets = targets.of_teacher()
+    assert targets.teacher_scores is not None
     mask = targets.mask
     weights = mask.float() if targets.weights is None else targets.weights.float().masked_fill(~mask, 0.0)
     return targets.teacher_scores.float().masked_fill(weights == 0, 0.0), weights

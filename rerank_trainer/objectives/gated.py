@@ -22,8 +22,9 @@ class GatedObjective(Objective):
 
     The advantage :math:`a_q` is what the labels say that the teacher's scores are better than the student's of this
     step, mixed with the mean of the query's source over the last steps, because one query is a noisy judge. A query
-    whose labels say nothing (no positive) takes that mean; before anything is known, the teacher is trusted. The gate
-    has no gradient. Gates multiply the values and leave the counts :math:`N_t, N_y` alone.
+    whose labels say nothing (no positive) takes that mean; before anything is known, the teacher is trusted. While
+    there is no teacher yet, labels are alone. The gate has no gradient. Gates multiply the values and leave the counts
+    :math:`N_t, N_y` alone.
 
     That distillation pays when the teacher is the more performant model, and not otherwise, is the finding of Xu et al.
     (2025, https://arxiv.org/abs/2507.08336); this applies it query by query. It is our own form, not a published one.
@@ -128,6 +129,8 @@ class GatedObjective(Objective):
             scores: Student scores without gradient, ``(batch_size, group_size)``.
             targets: What they are compared with.
         """
+        if targets.teacher_scores is None:
+            return scores.new_zeros(len(scores))
         own, is_judged = self._advantages(scores, targets)
         sums, counted = self._of_source(self.sums, targets), self._of_source(self.counted, targets)
         is_known = counted > 0
@@ -171,6 +174,8 @@ class GatedObjective(Objective):
     def _advantages(self, scores: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """What the teacher is better by, ``(batch_size,)``, and for which queries the labels can tell."""
         is_judged = infonce.counts(targets.labels, targets.mask)
+        if targets.teacher_scores is None:
+            return scores.new_zeros(len(scores)), torch.zeros_like(is_judged)
         of_teacher = self.utility_fn(self.teacher.scaled(targets).float(), targets.labels, targets.mask)
         of_student = self.utility_fn(scores.float() / self.teacher.temperature, targets.labels, targets.mask)
         return (of_teacher - of_student).masked_fill(~is_judged, 0.0), is_judged

@@ -28,7 +28,8 @@ class MixedObjective(TeacherObjective):
     :math:`(1 - \alpha)` KL and :math:`\alpha` InfoNCE added up. What differs from a
     :class:`~rerank_trainer.objectives.objective.WeightedObjective` of the two: a group without a positive follows its
     teacher alone with its full weight instead of :math:`1 - \alpha`; there is one count, so groups without a positive
-    do not raise the weight of the labels of the others; and the loss is 0 where the target is met.
+    do not raise the weight of the labels of the others; and the loss is 0 where the target is met. While there is no
+    teacher yet, groups with a positive follow their labels alone, and the others count nothing.
 
     Args:
         label_weight: :math:`\alpha`, from 0 (teacher only) to 1 (labels only, where there are positives), or a schedule
@@ -73,20 +74,30 @@ class MixedObjective(TeacherObjective):
         super().set_progress(progress)
         self.label_weight = self.schedule.at(progress)
 
+    def counts(self, targets: Targets) -> Tensor:
+        if targets.teacher_scores is None:
+            return infonce.counts(targets.labels, targets.mask)[None]
+        return super().counts(targets)
+
     def target(self, targets: Targets) -> Tensor:
         """The distribution, ``(batch_size, group_size)``: a passage's probability, of one copy where it has several."""
         weights = targets.mask.float() if targets.weights is None else targets.weights.masked_fill(~targets.mask, 0.0)
-        teacher = masked_log_softmax(self.scaled(targets).float(), weights).exp().masked_fill(weights == 0, 0.0)
+        has_positive = infonce.counts(targets.labels, targets.mask)[:, None]
         labels = targets.labels.float().masked_fill(weights == 0, 0.0)
         total = (weights * labels).sum(dim=-1, keepdim=True)
-        share = self.label_weight * infonce.counts(targets.labels, targets.mask)[:, None]
-        return (1 - share) * teacher + share * labels / total.masked_fill(total == 0, 1.0)
+        of_labels = has_positive * labels / total.masked_fill(total == 0, 1.0)
+        if targets.teacher_scores is None:
+            return of_labels
+        teacher = masked_log_softmax(self.scaled(targets).float(), weights).exp().masked_fill(weights == 0, 0.0)
+        share = self.label_weight * has_positive
+        return (1 - share) * teacher + share * of_labels
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
         target = self.target(targets)
+        mask = targets.mask & self.counts(targets)[0, :, None]  # a group that does not count has no target
         # the softmax of logarithms gives the probabilities back; log 0 is a number low enough to stand for it
         log_target = target.clamp(min=torch.finfo(target.dtype).tiny).log()
-        return self.loss_fn(scores, log_target, mask=targets.mask, weights=targets.weights)[None]
+        return self.loss_fn(scores, log_target, mask=mask, weights=targets.weights)[None]
 
     def readings(self) -> dict[str, float]:
         changes = {} if isinstance(self.schedule, Constant) else {"label_weight": self.label_weight}

@@ -27,7 +27,8 @@ class Targets:
     Attributes:
         labels: Relevance, ``(batch_size, group_size)``, -100 at padding.
         mask: True = a passage of a weight above 0, ``(batch_size, group_size)``.
-        teacher_scores: A teacher's scores, ``(batch_size, group_size)``, any scale; None without a teacher.
+        teacher_scores: A teacher's scores, ``(batch_size, group_size)``, any scale; None where no group has any:
+            without a teacher, while there is none yet, in a batch of other sources.
         weights: How often each passage counts, ``(batch_size, group_size)``; None counts each once.
         source: Which of the run's data sets each group is of, ``(batch_size,)``; None where there is one.
     """
@@ -45,6 +46,13 @@ class Targets:
         mask = batch["mask"] & (batch["weights"] > 0)[:, None]
         mask = mask if weights is None else mask & (weights > 0)
         return cls(batch["labels"], mask, batch.get("teacher_scores"), weights, batch.get("source"))
+
+    def of_teacher(self) -> Targets:
+        """These, as what compares with a teacher sees them: without teacher scores all passages are absent."""
+        if self.teacher_scores is not None:
+            return self
+        nothing = torch.zeros_like(self.labels)
+        return replace(self, teacher_scores=nothing, mask=torch.zeros_like(self.mask))
 
 
 class Objective(Adaptive):
@@ -178,17 +186,23 @@ class TeacherObjective(Objective):
         self.part_weights = (1.0,)
 
     def counts(self, targets: Targets) -> Tensor:
+        targets = targets.of_teacher()
         return self._counts(targets.labels if self._takes_labels else self.scaled(targets), targets.mask)[None]
 
     def forward(self, scores: Tensor, targets: Targets) -> Tensor:
+        targets = targets.of_teacher()
+        return self.compared(scores, self.scaled(targets), targets)[None]
+
+    def compared(self, scores: Tensor, teacher_scores: Tensor, targets: Targets) -> Tensor:
+        """The loss of the scores against these scores of a teacher, ``(batch_size,)``."""
         given = {"mask": targets.mask, "weights": targets.weights}
         if self._takes_labels:
-            return self.loss_fn(scores, targets.labels, teacher_scores=self.scaled(targets), **given)[None]
-        return self.loss_fn(scores, self.scaled(targets), **given)[None]
+            return self.loss_fn(scores, targets.labels, teacher_scores=teacher_scores, **given)
+        return self.loss_fn(scores, teacher_scores, **given)
 
     def scaled(self, targets: Targets) -> Tensor:
         """The teacher's scores as the loss sees them, ``(batch_size, group_size)``."""
-        assert targets.teacher_scores is not None  # the trainer refuses data without teacher scores
+        assert targets.teacher_scores is not None  # of_teacher has seen to it
         mapped = targets.teacher_scores if self.consistency is None else self.consistency(targets)
         return self.teacher_temperature(mapped)
 

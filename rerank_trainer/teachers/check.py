@@ -274,7 +274,7 @@ def _measured(
         teacher_ndcg=_ndcg([rows[index]["teacher_scores"] for index in sample], rows, sample),
         chance_ndcg=_ndcg([[0.0] * len(rows[index]["labels"]) for index in sample], rows, sample),
     )
-    if not _stand_at_one_end([rows[index]["labels"] for index in sample]):
+    if not stand_at_one_end([rows[index]["labels"] for index in sample]):
         places = [[-float(place) for place in range(len(rows[index]["labels"]))] for index in sample]
         report = replace(report, first_stage_ndcg=_ndcg(places, rows, sample))
     if predict is None:
@@ -291,7 +291,7 @@ def _measured(
     )
 
 
-def _stand_at_one_end(labels: Sequence[Sequence[float]]) -> bool:
+def stand_at_one_end(labels: Sequence[Sequence[float]]) -> bool:
     """Whether in nearly all groups the most relevant passages stand first, or in nearly all last."""
     num_first = num_last = 0
     for values in labels:

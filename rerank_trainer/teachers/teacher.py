@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
 
+from rerank_trainer.models.adapters import adapter_settings
 from rerank_trainer.models.chains import chain_settings
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
 
+TEXT_COLUMNS = ("query", "passages", "instruction")  # that every teacher is given, the last where the groups have it
+
 
 @runtime_checkable
 class Teacher(Protocol):
     """Gives scores to groups.
+
+    A teacher that reads more of a group than its texts names these columns in an attribute ``columns``, a tuple; they
+    are then part of what its stored scores are known by. One that is made of others names them in ``members`` and has
+    ``combine(of_members)``, from the scores of each to its own; the store then keeps those of the members.
 
     Attributes:
         scale: What the scores are: "logit", "probability" or "rank" (whole numbers); higher is always more relevant.
@@ -36,6 +44,26 @@ class Teacher(Protocol):
             groups: Rows with ``query`` and ``passages``, and an ``instruction`` where the data set has them.
         """
         ...
+
+
+def columns_read(teacher: Teacher) -> tuple[str, ...]:
+    """The columns of a group that a teacher reads, those that hold its texts first."""
+    return (*TEXT_COLUMNS, *(name for name in getattr(teacher, "columns", ()) if name not in TEXT_COLUMNS))
+
+
+def read_column(group: Mapping[str, Any], column: str, teacher: Teacher) -> Any:
+    """What a group has in a column that this teacher cannot do without.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    value = group.get(column)
+    if value is None:
+        raise ValueError(
+            f"a {type(teacher).__name__} reads the column {column!r}, and the group of the query {group['query']!r} "
+            f"has only {[*group]}. Add it to the rows."
+        )
+    return value
 
 
 class RerankerTeacher:
@@ -55,11 +83,7 @@ class RerankerTeacher:
     def __init__(
         self, reranker: Reranker, *, autocast_dtype: torch.dtype | None = None, windows: Windows | None = None
     ) -> None:
-        if reranker.fresh_parameters:
-            raise ValueError(
-                f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores "
-                "are random. Give a trained reranker, or train this one first with ContrastiveRerankTrainer."
-            )
+        require_trained(reranker)
         self.reranker = reranker
         self.autocast_dtype = autocast_dtype
         self.windows = windows
@@ -74,6 +98,19 @@ class RerankerTeacher:
             options["instruction"] = [group.get("instruction") for group in groups for _ in group["passages"]]
         scores = iter(self.reranker.predict(pairs, **options).tolist())
         return {"scores": [[next(scores) for _ in group["passages"]] for group in groups]}
+
+
+def require_trained(reranker: Reranker) -> None:
+    """Refuse a teacher that nobody has trained.
+
+    Raises:
+        ValueError: If its head is freshly initialised.
+    """
+    if reranker.fresh_parameters:
+        raise ValueError(
+            f"the teacher's parameters {list(reranker.fresh_parameters)} are freshly initialised, so its scores "
+            "are random. Give a trained reranker, or train this one first with ContrastiveRerankTrainer."
+        )
 
 
 def as_teacher(
@@ -106,9 +143,7 @@ def as_teacher(
 def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None, windows: Windows | None = None) -> str:
     """A digest of the weights, the tokenizer's template and the settings that scores depend on."""
     digest = hashlib.sha256()
-    for name, value in sorted(reranker.model.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    add_weights(digest, reranker.model)
     template = reranker.template
     settings = (
         type(reranker.model).__name__,
@@ -122,4 +157,12 @@ def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None,
     )
     digest.update(repr(settings).encode())
     digest.update(chain_settings(reranker.model).encode())
+    digest.update(adapter_settings(reranker.model).encode())
     return digest.hexdigest()
+
+
+def add_weights(digest: hashlib._Hash, model: nn.Module) -> None:
+    """Put all weights of a model into a digest, each under its name."""
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 
 from rerank_trainer.evaluation.metrics import DEFAULT_METRICS, parse_metric
+from rerank_trainer.models.hub import checked_repo_id
 from rerank_trainer.models.token_budget import checked_max_tokens
 from rerank_trainer.objectives.temperature import checked_temperature
+from rerank_trainer.trainers.hub_hooks import repo_name
 
 VERIFY_CHECKPOINTS = ("final", "every_save", "never")
 NEGATIVES = {"random": 0.0, "top": 1.0}  # names for the share of negatives taken from the top of the list
@@ -61,10 +64,11 @@ class RerankTrainingArguments(TrainingArguments):
         verify_checkpoints: When a saved folder is opened again in Transformers and sentence-transformers to compare
             the scores of some pairs: "final" (what training ends with, what ``save_model`` writes, what is pushed),
             "every_save", or "never". It holds a second copy of the model in main memory for a moment.
+        card_examples: How many training groups the model card shows; their texts stand in no other file.
 
     Raises:
-        ValueError: If a value is out of its range, ``model_init_kwargs`` hold a token, or the output folder cannot be
-            written.
+        ValueError: If a value is out of its range, ``model_init_kwargs`` hold a token, the output folder cannot be
+            written, or what would be pushed has a name that the Hub does not allow, or is more than the model.
     """
 
     objective: str | None = field(default=None, metadata={"help": "Name of the loss that is minimised, or 'paper'."})
@@ -113,6 +117,7 @@ class RerankTrainingArguments(TrainingArguments):
     verify_checkpoints: str = field(
         default="final", metadata={"help": "'final', 'every_save' or 'never': reload what is saved, compare scores."}
     )
+    card_examples: int = field(default=0, metadata={"help": "Training groups that the model card shows."})
 
     _VALID_DICT_FIELDS = [
         *TrainingArguments._VALID_DICT_FIELDS,
@@ -145,10 +150,18 @@ class RerankTrainingArguments(TrainingArguments):
         _refuse_tokens(self.model_init_kwargs)
         if self.verify_checkpoints not in VERIFY_CHECKPOINTS:
             raise ValueError(f"verify_checkpoints={self.verify_checkpoints!r}: expected one of {VERIFY_CHECKPOINTS}")
+        if self.card_examples < 0:
+            raise ValueError(
+                f"card_examples={self.card_examples}: give how many training groups the card shows, 0 or more"
+            )
         self.top_share  # noqa: B018  refuses an unknown name before any work
         for metric in self.eval_metrics:
             parse_metric(metric)
         _require_writable(self.output_dir)
+        if self.push_to_hub or self.hub_model_id is not None:
+            checked_repo_id(repo_name(self), what="hub_model_id")
+        if self.push_to_hub:
+            _refuse_to_push_all(self.output_dir)
 
     @property
     def top_share(self) -> float:
@@ -180,3 +193,13 @@ def _require_writable(folder: str | None) -> None:
         path = os.path.dirname(path)
     if not os.path.isdir(path) or not os.access(path, os.W_OK):
         raise ValueError(f"output_dir={folder!r} cannot be written: {path} is not a folder that this user may write to")
+
+
+def _refuse_to_push_all(folder: str | None) -> None:
+    """Refuse to push a folder around where one works: whatever lies in the output folder goes to the Hub."""
+    for place in (os.getcwd(), os.path.expanduser("~")):
+        if Path(place).resolve().is_relative_to(Path(folder or ".").resolve()):
+            raise ValueError(
+                f"push_to_hub=True with output_dir={folder!r}: all that lies there would be pushed, and {place} does. "
+                "Give the model a folder of its own, such as output_dir='out'."
+            )

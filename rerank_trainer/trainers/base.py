@@ -31,6 +31,7 @@ from rerank_trainer.models.token_budget import checked_max_tokens
 from rerank_trainer.objectives.by_source import SourceObjective
 from rerank_trainer.objectives.objective import Objective
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
+from rerank_trainer.trainers.card import TrainingCard
 from rerank_trainer.trainers.evaluators import as_evaluator
 from rerank_trainer.trainers.footprint import Footprint, FootprintReport
 from rerank_trainer.trainers.hooks import GroupHooks
@@ -38,7 +39,7 @@ from rerank_trainer.trainers.learning_rates import default_head_learning_rate, d
 from rerank_trainer.trainers.metrics import GroupMetrics
 from rerank_trainer.trainers.progress import ObjectiveCallback, prepare_objective
 from rerank_trainer.trainers.refusals import refuse_unsupported
-from rerank_trainer.trainers.saving import verify_folder
+from rerank_trainer.trainers.saving import refuse_other_kind, verify_folder
 from rerank_trainer.trainers.sharding import agree_on_forwards, name_layers
 from rerank_trainer.trainers.sources import Rows, TrainSource, as_sources, as_train_set, is_several, with_instruction
 from rerank_trainer.trainers.step_report import StepReport
@@ -114,6 +115,8 @@ class RerankTrainer(GroupHooks):
         cheap: Any = {"peft_config": peft_config, "lora": lora}
         cheap |= {"quantization_config": quantization_config, "load_in_4bit": load_in_4bit}
         self.reranker = as_student(model, args, processing_class, **cheap)
+        refuse_other_kind(args, self.reranker.model)
+        self.card = TrainingCard(self.reranker, train_dataset, eval_dataset)
         objective = objective or self.named_objective(args)
         train_groups, train_objective = self._train_set(train_dataset, objective, args)
         eval_groups = self._eval_groups(eval_dataset)
@@ -236,6 +239,7 @@ class RerankTrainer(GroupHooks):
         if self.is_world_process_zero():
             self.reranker.save_merged(folder)
             verify_folder(self, str(folder))
+            self.card.write(self, folder, is_merged=True)
 
     def _set_objectives(self, train_objective: Objective, eval_objective: Objective) -> None:
         """The objectives, which have measured what they need before training, and the callback that tells them more."""
@@ -289,14 +293,20 @@ def _require_one_objective(objective: Objective | None, args: RerankTrainingArgu
         )
 
 
-def require_targets(groups: Any, objective: Objective) -> Any:
+def require_targets(groups: Any, objective: Objective, *, has_teacher: bool = False) -> Any:
     """The groups, unless they lack what the objective compares with; those of a stream are looked at when they come.
+
+    Args:
+        groups: Of a training set.
+        objective: What is minimised.
+        has_teacher: Whether teacher scores come in training, so that the groups need none.
 
     Raises:
         ValueError: If labels or teacher scores are missing, or a label is greater than a loss accepts.
     """
     columns = groups.column_names
-    for needed, name in ((objective.needs_labels, "labels"), (objective.needs_teacher, "teacher_scores")):
+    needs_teacher = objective.needs_teacher and not has_teacher
+    for needed, name in ((objective.needs_labels, "labels"), (needs_teacher, "teacher_scores")):
         if needed and name not in columns:
             raise ValueError(
                 f"objective {objective.names} compares with {name}, but the groups have only the columns {columns}. "

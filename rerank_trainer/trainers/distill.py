@@ -14,22 +14,32 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from rerank_trainer.data.formats import load_groups
+from rerank_trainer.data.rankings import hold_minus_ranks
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.naming import (
     LABEL_LOSSES,
+    MIXED,
     TEACHER_LOSSES,
     contrastive_objective,
     distillation_objective,
 )
 from rerank_trainer.objectives.objective import Objective
+from rerank_trainer.objectives.order import refuse_distances_of_ranks
+from rerank_trainer.objectives.schedules import Ramp
 from rerank_trainer.teachers.check import TeacherReport, check_teacher
+from rerank_trainer.teachers.live import LiveTeacher
 from rerank_trainer.teachers.store import add_teacher_scores
 from rerank_trainer.teachers.teacher import Teacher, as_teacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer, require_targets
+from rerank_trainer.trainers.live import LiveTeaching, require_live_targets
 from rerank_trainer.trainers.sources import TrainSource, with_instruction
 
 logger = logging.getLogger(__name__)
+
+# How much labels count beside a live teacher: they are alone until the student knows something that could be taught.
+LIVE_LABEL_WEIGHT = Ramp(1.0, 0.5, begin=0.3, end=0.5)
 
 
 class DistillRerankTrainer(RerankTrainer):
@@ -37,13 +47,13 @@ class DistillRerankTrainer(RerankTrainer):
 
     The teacher scores the training groups once, before training, with a progress bar (of several sources, those whose
     objective compares with it); the scores are kept on disk under a fingerprint of teacher and texts, so that a second
-    run or student pays nothing.
+    run or student pays nothing. A :class:`LiveTeacher`, such as the student's own average, scores in every step.
 
     Args:
         model: The student; see :class:`RerankTrainer`.
         args: What to do; ``label_weight`` mixes the labels in.
-        teacher: A Hub id or folder, a :class:`Reranker`, or any :class:`Teacher`; None takes the rows' own column
-            ``teacher_scores``.
+        teacher: A Hub id or folder, a :class:`Reranker`, any :class:`Teacher` or :class:`LiveTeacher`; None takes the
+            rows' own column ``teacher_scores``.
         **options: The other arguments of :class:`RerankTrainer`.
 
     Attributes:
@@ -52,7 +62,8 @@ class DistillRerankTrainer(RerankTrainer):
     Raises:
         ValueError: As :class:`RerankTrainer`; if the rows have no teacher scores and there is no teacher; if they have
             and there is; if the teacher's head is untrained; if the teacher's scores cannot be right (see
-            ``docs/watching.md``).
+            ``docs/watching.md``), or are ranks and the objective reads distances (see ``docs/teachers.md``); if a live
+            teacher cannot teach this student, or no label counts beside it.
     """
 
     scores_are = "teacher_scores"
@@ -63,7 +74,7 @@ class DistillRerankTrainer(RerankTrainer):
         model: str | Path | PreTrainedModel | PeftModel | Reranker,
         args: RerankTrainingArguments | None = None,
         *,
-        teacher: str | Path | Reranker | Teacher | None = None,
+        teacher: str | Path | Reranker | Teacher | LiveTeacher | None = None,
         **options: Any,
     ) -> None:
         self.teacher = teacher
@@ -72,9 +83,13 @@ class DistillRerankTrainer(RerankTrainer):
         self._loaded_teacher: Teacher | None = None
         super().__init__(model, args, **options)
         self._loaded_teacher = None  # its scores are there; a model of its own need not stay in memory
+        if isinstance(teacher, LiveTeacher):
+            self.live_teaching = LiveTeaching(self, teacher)
 
     def named_objective(self, args: RerankTrainingArguments) -> Objective:
         """The loss of teacher scores that ``args.objective`` names, mixed with the labels; KL when it names none.
+
+        Beside a live teacher labels count by default, see ``docs/self_teachers.md``.
 
         Raises:
             ValueError: If the name is not known, or a loss of labels is named that has no weight.
@@ -87,6 +102,12 @@ class DistillRerankTrainer(RerankTrainer):
         assert not isinstance(args.loss_options, str)  # the arguments refuse it
         assert not isinstance(args.label_loss_options, str)
         assert args.teacher_temperature is not None  # the arguments refuse it
+        if isinstance(self.teacher, LiveTeacher) and args.objective in (None, MIXED) and args.label_weight == 0:
+            return MixedObjective(
+                label_weight=LIVE_LABEL_WEIGHT,
+                temperature=args.temperature,
+                teacher_temperature=args.teacher_temperature,
+            )
         return distillation_objective(
             args.objective or "kl",
             temperature=args.temperature,
@@ -113,18 +134,23 @@ class DistillRerankTrainer(RerankTrainer):
         if self.teacher is None or not objective.needs_teacher:
             groups = super()._train_groups(source, objective)
             if objective.needs_teacher:
+                refuse_distances_of_ranks(objective, args.teacher_scale or _scale_of(groups))
                 self._check_teacher(groups, args, objective, scale=None)
             return groups
         groups = with_instruction(load_groups(source.rows, scores_are=source.scores_are), source.instruction)
+        if isinstance(self.teacher, LiveTeacher):
+            require_live_targets(groups, objective, self.teacher)
+            return require_targets(groups, objective, has_teacher=True)
         if isinstance(groups, datasets.IterableDataset):
             raise ValueError(
-                "a teacher scores all groups before training, and these rows are a stream. Load them whole, or write "
-                "its scores into the rows first (a column teacher_scores, see add_teacher_scores) with teacher=None."
+                "a teacher scores all groups before training, and these rows are a stream. Load them whole, or let "
+                "annotate(rows, teacher, output_dir) write its scores first and train on output_dir with teacher=None."
             )
         if self._loaded_teacher is None:  # once for all sources
             autocast_dtype = torch.bfloat16 if args.bf16 else None
             self._loaded_teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
         teacher = self._loaded_teacher
+        refuse_distances_of_ranks(objective, args.teacher_scale or teacher.scale)
         with args.main_process_first(desc="teacher scores"):
             groups = add_teacher_scores(
                 groups, teacher, cache_dir=args.teacher_cache_dir, show_progress_bar=_shows_progress(args)
@@ -167,6 +193,12 @@ class DistillRerankTrainer(RerankTrainer):
             for warning in report.warnings:
                 logger.warning(warning)
         self.teacher_reports.append(report)
+
+
+def _scale_of(groups: datasets.Dataset | datasets.IterableDataset) -> str | None:
+    """The scale of teacher scores that say it themselves: ranks, as the layouts of rankings give them."""
+    is_ranking = isinstance(groups, datasets.Dataset) and hold_minus_ranks(groups["teacher_scores"])
+    return "rank" if is_ranking else None
 
 
 def _shows_progress(args: RerankTrainingArguments) -> bool | None:

@@ -18,6 +18,7 @@ from rerank_trainer.data.truncation import WARNING_SHARE, Truncation
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import scatter_scores
 from rerank_trainer.objectives.objective import Objective, Targets
+from rerank_trainer.trainers.card import TrainingCard
 from rerank_trainer.trainers.evaluators import add_figures, evaluator_figures
 from rerank_trainer.trainers.metrics import GroupMetrics
 
@@ -30,10 +31,11 @@ logger = logging.getLogger(__name__)
 class EvaluationHooks(Trainer):
     """The Transformers Trainer taught to evaluate batches of groups.
 
-    Subclasses set ``reranker`` and ``evaluator`` before and both objectives after the parent's ``__init__``.
+    Subclasses set ``reranker``, ``card`` and ``evaluator`` before and both objectives after the parent's ``__init__``.
     """
 
     reranker: Reranker
+    card: TrainingCard
     objective: Objective
     eval_objective: Objective
     evaluator: BaseEvaluator | None = None
@@ -91,6 +93,7 @@ class EvaluationHooks(Trainer):
         The metrics say which share of the pairs was cut, as ``eval_truncated``, and hold the evaluator's figures.
         """
         self._eval_noted = {}
+        self.card.measured[metric_key_prefix] = getattr(dataloader.dataset, "groups", None)
         if isinstance(self.compute_metrics, GroupMetrics):
             self.compute_metrics.reset()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rerank_trainer.evaluation.spread import score_std, tied_pairs
 from rerank_trainer.losses.reduction import masked_max, pairwise_differences, weighted_mean
 from rerank_trainer.objectives.objective import Targets
 
@@ -36,41 +37,6 @@ def totals(scores: Tensor, targets: Targets, defined: Tensor) -> Tensor:
             no_teacher if teacher_scores is None else _sum_and_count(top1(teacher_scores, targets.labels, mask)),
         ]
     )
-
-
-def score_std(scores: Tensor, mask: Tensor) -> Tensor:
-    """Standard deviation of the scores within each group, ``(batch_size,)``; NaN for groups of fewer than two passages.
-
-    The sum of squares is divided by the number of passages, not by one less.
-
-    Args:
-        scores: ``(batch_size, group_size)``.
-        mask: True = a passage, same shape.
-
-    >>> score_std(torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[True, True, False]]))
-    tensor([1.])
-    """
-    deviation = scores - weighted_mean(scores, mask).unsqueeze(-1)
-    return weighted_mean(deviation.square(), mask).sqrt().masked_fill(mask.sum(dim=-1) < 2, torch.nan)
-
-
-def tied_pairs(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """How many pairs of passages of each group have equal scores, and how many pairs there are, each ``(batch_size,)``.
-
-    Args:
-        scores: ``(batch_size, group_size)``, finite.
-        mask: True = a passage, same shape.
-
-    >>> tied_pairs(torch.tensor([[2.0, 1.0, 2.0, 2.0]]), torch.ones(1, 4, dtype=torch.bool))
-    (tensor([3]), tensor([6]))
-    """
-    ordered = scores.masked_fill(~mask, torch.inf).sort(dim=-1).values
-    places = torch.arange(scores.shape[-1], device=scores.device)
-    # a score is tied with those between its first equal and itself: each pair is counted once
-    num_equal_before = places - torch.searchsorted(ordered, ordered)
-    sizes = mask.sum(dim=-1)
-    num_tied = num_equal_before.masked_fill(places >= sizes.unsqueeze(-1), 0).sum(dim=-1)
-    return num_tied, sizes * (sizes - 1) // 2
 
 
 def kendall_tau(scores: Tensor, teacher_scores: Tensor, mask: Tensor) -> Tensor:
@@ -114,17 +80,6 @@ def top1(scores: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     positive = (labels > 0) & mask
     highest = (scores == masked_max(scores, mask).unsqueeze(-1)) & mask
     return weighted_mean(positive.float(), highest).masked_fill(~positive.any(dim=-1), torch.nan)
-
-
-def spread_of(scores: Tensor, mask: Tensor) -> dict[str, float]:
-    """``score_std`` and ``tie_share`` over groups, as in training; NaN when no group has two passages.
-
-    Args:
-        scores: ``(num_groups, group_size)``.
-        mask: True = a passage, same shape.
-    """
-    num_tied, num_pairs = (counts.sum() for counts in tied_pairs(scores, mask))
-    return {"score_std": score_std(scores, mask).nanmean().item(), "tie_share": (num_tied / num_pairs).item()}
 
 
 def _sum_and_count(values: Tensor) -> Tensor:

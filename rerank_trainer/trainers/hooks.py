@@ -1,7 +1,7 @@
 """Hooks: every method of the Transformers Trainer that we override to train, private ones included.
 
-Those that evaluate stand in ``evaluation_hooks.py``. A test compares the signatures of both with the installed
-Transformers, so that a new release cannot slip past them.
+Those that evaluate stand in ``evaluation_hooks.py``, those that push in ``hub_hooks.py``. A test compares
+all signatures with the installed Transformers: a new release cannot slip past them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from rerank_trainer.data.balance import BalancedSampler, TokenEstimate
 from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.data.truncation import Truncation
 from rerank_trainer.models.chains import load_module_weights
-from rerank_trainer.models.checkpoint import copy_loader_files
+from rerank_trainer.models.checkpoint import keeping_card
 from rerank_trainer.objectives.objective import Targets
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
+from rerank_trainer.trainers.hub_hooks import HubHooks, local_checkpoint
 from rerank_trainer.trainers.learning_rates import split_off_head
+from rerank_trainer.trainers.live import LiveTeaching
 from rerank_trainer.trainers.out_of_memory import StepReplay
 from rerank_trainer.trainers.progress import EpochCallback, ObjectiveCallback, load_objective, save_objective
 from rerank_trainer.trainers.saving import final_checkpoint, hide_token, verify_folder
@@ -31,10 +33,11 @@ from rerank_trainer.trainers.step_report import StepReport, reporting
 from rerank_trainer.trainers.watch import RerankWatch, Seen
 
 
-class GroupHooks(EvaluationHooks):
+class GroupHooks(HubHooks, EvaluationHooks):
     """The Transformers Trainer taught to train on batches of groups."""
 
     objective_callback: ObjectiveCallback
+    live_teaching: LiveTeaching | None = None  # a teacher that is asked in every step
     # compute_loss divides by the counts of the whole optimizer step: the parent must not divide again
     loss_is_scaled_for_ga = True
 
@@ -49,17 +52,26 @@ class GroupHooks(EvaluationHooks):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """As in Transformers; afterwards no parameter counts as freshly initialised, so the model may be a teacher."""
+        """As in Transformers, also from a checkpoint on the Hub: ``hf://namespace/name``, see ``docs/hub.md``.
+
+        Afterwards no parameter counts as freshly initialised, so the model may be a teacher.
+        """
+        resume_from_checkpoint = local_checkpoint(resume_from_checkpoint, self.args)
         self._noted, self._train_cut, self._replay = {}, Truncation(), StepReplay(self)
         self._forget_evaluation()
         load_objective(self.objective, self.args, resume_from_checkpoint)
+        if self.live_teaching is not None:
+            self.live_teaching.load(resume_from_checkpoint)
         if self.watch is not None:
             self.watch.attach(self)
         with reporting(self):
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         self.reranker.fresh_parameters = ()
-        if trial is None and self.args.verify_checkpoints == "final":
-            verify_folder(self, final_checkpoint(self.args, self.state))
+        folder = final_checkpoint(self.args, self.state) if trial is None else None
+        if folder is not None:
+            if self.args.verify_checkpoints == "final":
+                verify_folder(self, folder)
+            self.card.write(self, folder)  # now that the training is whole
         return output
 
     def hyperparameter_search(
@@ -107,6 +119,8 @@ class GroupHooks(EvaluationHooks):
             num_items_in_batch: Each part's count, ``(num_parts,)``; None counts this batch alone.
         """
         scores = self._scores(model, inputs)
+        if self.live_teaching is not None:
+            inputs = self.live_teaching.guided(inputs, scores.detach())
         targets = Targets.of_batch(inputs)
         defined = self.objective.counts(targets)
         counts = (defined * inputs["weights"]).sum(dim=1)
@@ -129,7 +143,12 @@ class GroupHooks(EvaluationHooks):
         return (loss, {"scores": scores, "values": values}) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor:
-        """Each part's count over the batches of an optimizer step and all processes, ``(num_parts,)`` float32."""
+        """Each part's count over the batches of an optimizer step and all processes, ``(num_parts,)`` float32.
+
+        A live teacher scores the batches first: what counts may follow from its scores.
+        """
+        if self.live_teaching is not None:
+            self.live_teaching.teach(batch_samples)
         return self.accelerator.reduce(self._counts(batch_samples, device), reduction="sum")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any] | None:
@@ -219,7 +238,6 @@ class GroupHooks(EvaluationHooks):
             self._warn_of_truncation(self._train_cut, "training")
             if "loss" in logs:
                 noted["contributions"] /= max(1, self.state.global_step - self._noted_at)
-                self._noted_at = self.state.global_step
                 logs.update({name: round(value, 4) for name, value in self.objective.figures(**noted).items()})
                 logs["truncated"] = round(cut.share, 4)
         if "train_loss" in logs:
@@ -231,16 +249,48 @@ class GroupHooks(EvaluationHooks):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         hide_token(self.args)
-        super()._save(output_dir, state_dict)
+        folder = output_dir or self.args.output_dir
+        with keeping_card(folder):
+            super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
-        folder = output_dir or self.args.output_dir
         self.reranker.write_loader_files(folder)
         is_final = Path(folder).name != f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if not is_final:
             save_objective(self.objective, folder)
+            if self.live_teaching is not None:
+                self.live_teaching.save(folder)
         if is_final or self.args.verify_checkpoints == "every_save":
             verify_folder(self, folder)
+        self.card.write(self, folder)
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Write the card of the output folder, with what is given here as well; see ``docs/model_card.md``."""
+        assert self.args.output_dir is not None
+        self.card.write(
+            self,
+            self.args.output_dir,
+            language=language,
+            license=license,
+            tags=tags,
+            model_name=model_name,
+            finetuned_from=finetuned_from,
+            tasks=tasks,
+            dataset_tags=dataset_tags,
+            dataset=dataset,
+            dataset_args=dataset_args,
+        )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """As in Transformers, which reads the backbone of a chain: its modules stand in folders of their own."""
@@ -253,15 +303,6 @@ class GroupHooks(EvaluationHooks):
         if not self.is_fsdp_enabled and self.state.best_model_checkpoint is not None:
             load_module_weights(self.model, self.state.best_model_checkpoint)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As in Transformers, which copies only the files it knows: ours are written beside them, and all verified."""
-        if self.args.should_save and self.args.hub_strategy != HubStrategy.END:
-            hide_token(self.args)
-            copy_loader_files(checkpoint_folder, self.args.output_dir)
-            if self.args.verify_checkpoints != "every_save":  # there it is verified already
-                verify_folder(self, checkpoint_folder)
-        super()._push_from_checkpoint(checkpoint_folder)
-
     def _groups_each(self) -> int:
         """How many groups a process takes for one batch; accelerate refuses a batch that cannot be split evenly."""
         processes_of_a_batch = self.args.world_size if self.args.accelerator_config.split_batches else 1
@@ -273,6 +314,8 @@ class GroupHooks(EvaluationHooks):
     _train_cut = Truncation()
 
     def _note(self, inputs: dict[str, Any], **of_parts: Tensor) -> None:
+        if not self._noted:
+            self._noted_at = self.state.global_step
         sources = torch.arange(len(getattr(self.data_collator, "sources", ())), device=inputs["weights"].device)
         present = (inputs["weights"] > 0)[:, None]
         noted = {

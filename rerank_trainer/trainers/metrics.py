@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction
 
-from rerank_trainer.data.collator import LABEL_PADDING
 from rerank_trainer.evaluation.metrics import ranking_metrics
-from rerank_trainer.trainers.figures import spread_of
+from rerank_trainer.evaluation.spread import score_spread
 
 
 class GroupMetrics:
@@ -49,21 +47,11 @@ class GroupMetrics:
             return {}
         scores, labels, missed_gains = zip(*self._groups, strict=True) if self._groups else ((), (), ())
         self.reset()
-        return ranking_metrics(scores, labels, missed_gains, metrics=self.metrics) | _spread(scores, labels)
+        return ranking_metrics(scores, labels, missed_gains, metrics=self.metrics) | score_spread(scores, labels)
 
     def reset(self) -> None:
         """Forget the groups of an evaluation that was broken off."""
         self._groups: list[tuple[Any, ...]] = []
-
-
-def _spread(scores: Sequence[Any], labels: Sequence[Any]) -> dict[str, float]:
-    """``score_std`` and ``tie_share`` of groups that may be padded to unlike widths."""
-    real = [torch.as_tensor(row) != LABEL_PADDING for row in labels]
-    rows = [torch.as_tensor(row)[mask] for row, mask in zip(scores, real, strict=True)]
-    if not rows:
-        return {}
-    mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in rows], batch_first=True)
-    return spread_of(pad_sequence(rows, batch_first=True), mask)
 
 
 def _array(values: Any) -> np.ndarray[Any, Any]:

@@ -1,4 +1,4 @@
-"""Saving: what becomes of a folder that training writes, beside what Transformers does: no token, and verified."""
+"""Saving: what becomes of a folder that training writes, beside what Transformers does: one model in it, no token."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft import PeftModel
+from torch import nn
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.peft_utils import ADAPTER_CONFIG_NAME
 
 from rerank_trainer.data.streams import StreamGroups
 from rerank_trainer.models.reranker import Reranker
@@ -32,6 +36,23 @@ def final_checkpoint(args: TrainingArguments, state: TrainerState) -> str | None
     return str(folder) if args.should_save and folder.is_dir() else None
 
 
+def refuse_other_kind(args: TrainingArguments, model: nn.Module) -> None:
+    """Refuse an output folder with a saved model where an adapter would be saved beside it, or the other way round.
+
+    Raises:
+        ValueError: Since nobody could tell later, here or on the Hub, which of them is meant.
+    """
+    is_adapter = isinstance(model, PeftModel)
+    others = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME) if is_adapter else (ADAPTER_CONFIG_NAME,)
+    found = [name for name in others if Path(args.output_dir or ".", name).is_file()]
+    if found:
+        here, there = ("an adapter", "a whole model") if is_adapter else ("a whole model", "an adapter")
+        raise ValueError(
+            f"output_dir={args.output_dir!r} holds {there}, {found[0]}, and {here} saved beside it would make a folder "
+            "that does not open. Give another output_dir."
+        )
+
+
 def verify_folder(trainer: GroupHooks, folder: str | None) -> None:
     """Open the folder in other loaders and compare some scores, if the trainer's arguments allow it."""
     if folder is None or trainer.args.verify_checkpoints == "never":
@@ -42,7 +63,7 @@ def verify_folder(trainer: GroupHooks, folder: str | None) -> None:
         logger.warning("%s: the trainer holds no groups, so only token ids of made-up texts are compared", folder)
     # sharded weights score in all processes or none, and only the main one is here: its folder speaks for them
     reranker = Reranker.from_pretrained(folder) if trainer.is_fsdp_enabled else trainer.reranker
-    verify_checkpoint(folder, reranker, pairs)
+    trainer.card.parity = (trainer.state.global_step, verify_checkpoint(folder, reranker, pairs))
 
 
 def some_pairs(datasets: Iterable[Any], num_pairs: int) -> list[tuple[str, str]]:

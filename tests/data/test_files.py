@@ -127,3 +127,19 @@ def test_a_file_of_nemo_that_cannot_be_read_says_why(tmp_path, corpus, rows, mes
 def test_a_part_of_a_file_of_nemo_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a file with a corpus and data is read whole, found split='train\[:1\]'"):
         load_groups(nemo(tmp_path, {"path": "a"}), split="train[:1]")
+
+
+def carded(folder, query):
+    """A folder in the format of a data set on the Hub, with a card that names its file."""
+    jsonl(folder / "rows.jsonl", [{"query": query, "positive": "a", "negative": "b"}])
+    card = ["---", "configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: rows.jsonl"]
+    (folder / "README.md").write_text("\n".join([*card, "---"]))
+    return str(folder)
+
+
+def test_folders_of_one_name_and_replaced_files_have_their_own_rows(tmp_path):
+    first, second = (carded(tmp_path / name / "toy", query=name) for name in ("first", "second"))
+
+    assert [load_groups(path)["query"][:] for path in (first, second, first)] == [["first"], ["second"], ["first"]]
+    carded(tmp_path / "first" / "toy", query="replaced")
+    assert load_groups(first)["query"][:] == ["replaced"]

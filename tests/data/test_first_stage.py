@@ -8,7 +8,7 @@ import ir_measures
 import pytest
 
 from rerank_trainer.data.first_stage import bm25_run
-from rerank_trainer.data.trec import read_qrels
+from rerank_trainer.data.runs import read_qrels
 
 CORPUS = {"p1": "cats chase mice", "p2": "dogs chase cats", "p3": "birds sing"}
 

@@ -214,7 +214,8 @@ def test_a_data_set_on_the_hub_is_asked_for_with_its_options(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fake)
 
     assert list(load_groups("org/rows", name="lists", split="dev", revision="v2", token="t")) == GROUPS
-    assert asked == [(("org/rows", "lists"), {"split": "dev", "revision": "v2", "token": "t", "streaming": False})]
+    options = {"split": "dev", "revision": "v2", "token": "t", "streaming": False, "cache_dir": None}
+    assert asked == [(("org/rows", "lists"), options)]
 
 
 def test_a_folder_of_the_hub_without_a_split_is_refused(monkeypatch):

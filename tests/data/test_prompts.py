@@ -133,6 +133,16 @@ def test_a_prompt_written_as_a_chat_template_writes_the_same_texts_after_a_reloa
             assert rendered(again, query, passage, instruction) == prompt.fill(query, passage, instruction)
 
 
+@pytest.mark.parametrize("how", [{"instruction": "Be strict."}, {"without_instruction": "{query} {passage}"}])
+def test_an_instruction_that_vllm_gives_as_a_variable_of_the_template_counts(how):
+    prompt = Prompt("{instruction} {query} {passage}", **how)
+    tokenizer = with_template(prompt.chat_template())
+    messages = [{"role": "query", "content": "sun"}, {"role": "document", "content": "a star"}]
+
+    assert tokenizer.apply_chat_template(messages, tokenize=False, instruction="Look.") == "Look. sun a star"
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == prompt.fill("sun", "a star")
+
+
 def test_a_chat_template_that_writes_the_prompt_already_stays_as_its_authors_wrote_it():
     tokenizer = with_template(QWEN3)
     write_chat_template(tokenizer, Prompt.from_chat_template(tokenizer))

@@ -9,7 +9,8 @@ import pytest
 from datasets import Dataset
 
 from rerank_trainer.data.formats import to_groups
-from rerank_trainer.data.trec import load_beir, load_trec, read_qrels, read_run, write_run
+from rerank_trainer.data.runs import write_run
+from rerank_trainer.data.trec import load_beir, load_trec
 
 
 def written(path, *lines):
@@ -18,120 +19,7 @@ def written(path, *lines):
     return path
 
 
-# ---- runs
-
-
-def test_a_run_is_ordered_by_score_then_rank_then_line(tmp_path):
-    path = written(
-        tmp_path / "a.trec",
-        "q1 Q0 low 1 0.5 tag",
-        "q2\tQ0\tother\t1\t-3e-1\ttag",
-        "q1 Q0 late 3 2.0 tag",
-        "",
-        "q1 Q0 early 2 2.0 tag",
-        "q1 Q0 same-rank 2 2.0 tag",
-        "q1 Q0 best 9 10 tag",
-    )
-
-    assert read_run(path) == {
-        "q1": [("best", 10.0), ("early", 2.0), ("same-rank", 2.0), ("late", 2.0), ("low", 0.5)],
-        "q2": [("other", -0.3)],
-    }
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("q1 Q0 p2 2 1.5", r"run.trec:2: expected the six columns .*, found 5 in 'q1 Q0 p2 2 1.5'"),
-        ("q1 Q0 p 2 2 1.5 tag", "run.trec:2: expected the six columns .*, found 7"),
-        ("q1 Q0 p2 2 high tag", "run.trec:2: expected a finite number as score, found 'high'"),
-        ("q1 Q0 p2 2 nan tag", "run.trec:2: expected a finite number as score, found 'nan'"),
-        ("q1 Q0 p2 2 -inf tag", "run.trec:2: expected a finite number as score, found '-inf'"),
-        ("q1 Q0 p2 second 1.5 tag", "run.trec:2: expected an integer as rank, found 'second'"),
-        ("q1 Q0 p1 2 1.5 tag", "run.trec:2: query 'q1' has passage 'p1' for the second time"),
-    ],
-)
-def test_a_malformed_line_of_a_run_is_named(tmp_path, line, message):
-    path = written(tmp_path / "run.trec", "q1 Q0 p1 1 2.5 tag", line)
-
-    with pytest.raises(ValueError, match=message):
-        read_run(path)
-
-
-def test_a_written_run_is_read_as_it_was(tmp_path):
-    run = {"q2": [("p9", 0.1 + 0.2), ("p1", 0.3), ("p3", 0.3), ("p2", -1e-12)], "q1": [("p1", 7.0)]}
-
-    write_run(tmp_path / "a.trec", run, tag="mine")
-
-    assert read_run(tmp_path / "a.trec") == run
-
-
-def test_a_written_run_is_what_ir_measures_reads(tmp_path):
-    write_run(tmp_path / "a.trec", {"q1": [("p7", 3.5), ("p2", 4.25)]}, tag="mine")
-
-    assert list(ir_measures.read_trec_run(str(tmp_path / "a.trec"))) == [
-        ir_measures.ScoredDoc("q1", "p2", 4.25),
-        ir_measures.ScoredDoc("q1", "p7", 3.5),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("run", "tag", "message"),
-    [
-        ({"q1": [("p1", float("nan"))]}, "mine", "query 'q1', passage 'p1': expected a finite score, found nan"),
-        ({"q1": [("p 1", 1.0)]}, "mine", "without white space, found 'p 1'"),
-        ({"": [("p1", 1.0)]}, "mine", "without white space, found ''"),
-        ({"q1": [("p1", 1.0)]}, "my run", "without white space, found 'my run'"),
-        ({"q1": [("p1", 1.0), ("p1", 0.5)]}, "mine", r"query 'q1': expected each passage once, found \['p1', 'p1'\]"),
-    ],
-)
-def test_a_run_that_could_not_be_read_back_is_not_written(tmp_path, run, tag, message):
-    with pytest.raises(ValueError, match=message):
-        write_run(tmp_path / "a.trec", {"q0": [("p1", 1.0)]} | run, tag=tag)
-
-    assert not (tmp_path / "a.trec").exists()
-
-
-# ---- qrels
-
 HEADER = "query-id\tcorpus-id\tscore"
-
-
-def test_qrels_of_trec_and_of_beir_are_equal(tmp_path):
-    trec = written(tmp_path / "a.txt", "q1 0 p1 2", "q1 0 p2 -1", "q2\t0\tp1\t1")
-    beir = written(tmp_path / "b.tsv", HEADER, "q1\tp1\t2", "q1\tp2\t-1", "", "q2\tp1\t1")
-
-    assert read_qrels(trec) == read_qrels(beir) == {"q1": {"p1": 2, "p2": -1}, "q2": {"p1": 1}}
-
-
-def test_ids_of_beir_may_have_spaces(tmp_path):
-    assert read_qrels(written(tmp_path / "a.tsv", HEADER, "my query\ta passage\t1")) == {"my query": {"a passage": 1}}
-
-
-def test_the_same_line_twice_is_one_judgement(tmp_path):
-    assert read_qrels(written(tmp_path / "a.txt", "q1 0 p1 2", "q1 0 p1 2")) == {"q1": {"p1": 2}}
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (["q1 0 p1 2", "q1 p2 1"], "a.tsv:2: expected the four columns .* found 3 in 'q1 p2 1'. Files with three"),
-        (["q1\tp1\t2"], "a.tsv:1: expected the four columns"),
-        ([HEADER, "q1 0 p1 2"], "a.tsv:2: expected the three columns query-id corpus-id score, found 4"),
-        ([HEADER, "q1\tp1\t1", HEADER], "a.tsv:3: expected an integer as grade, found 'score'"),
-        (["q1 0 p1 high"], "a.tsv:1: expected an integer as grade, found 'high'"),
-        ([HEADER, "q1\tp1\t1.5"], "a.tsv:2: expected an integer as grade, found '1.5'"),
-        (
-            ["q1 0 p1 2", "q1 0 p1 0"],
-            "a.tsv:2: query 'q1' has passage 'p1' for the second time, with grade 0 instead of 2",
-        ),
-    ],
-)
-def test_a_malformed_line_of_qrels_is_named(tmp_path, lines, message):
-    path = written(tmp_path / "a.tsv", *lines)
-
-    with pytest.raises(ValueError, match=message):
-        read_qrels(path)
 
 
 # ---- BEIR folders
@@ -371,6 +259,80 @@ def test_counts_below_one_are_refused(folder, option):
         load_beir(folder, "test", **{option: 0})
 
 
+# ---- sets on the Hub, here folders of their format
+
+
+def hub_folder(path, configs):
+    """A data set whose card names configurations, each with one file a split."""
+    path.mkdir(parents=True)
+    lines = ["---", "configs:"]
+    for config, splits in configs.items():
+        lines += [f"- config_name: {config}", "  data_files:"]
+        for split, rows in splits.items():
+            name = f"{config}-{split}.jsonl"
+            written(path / name, *json_lines(*rows))
+            lines += [f"  - split: {split}", f"    path: {name}"]
+    written(path / "README.md", *lines, "---")
+
+
+@pytest.fixture
+def hub_rows(folder):
+    tables = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("corpus", "queries")
+    }
+    tables["corpus"] = [{"_id": r["_id"], "title": r.get("title") or "", "text": r["text"]} for r in tables["corpus"]]
+    lines = [line.split("\t") for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]]
+    qrels = [{"query-id": query, "corpus-id": passage, "score": int(grade)} for query, passage, grade in lines]
+    return {name: {name: rows} for name, rows in tables.items()}, qrels
+
+
+@pytest.mark.parametrize("layout", ["qrels beside", "qrels inside", "default inside"])
+def test_a_set_of_the_hub_gives_the_groups_of_its_folder(folder, hub_rows, tmp_path, monkeypatch, layout):
+    tables, qrels = hub_rows
+    inside = {
+        "qrels beside": {},
+        "qrels inside": {"qrels": {"test": qrels}},
+        "default inside": {"default": {"test": qrels}},
+    }
+    hub_folder(tmp_path / "hub" / "BeIR" / "toy", tables | inside[layout])
+    if layout == "qrels beside":
+        hub_folder(tmp_path / "hub" / "BeIR" / "toy-qrels", {"default": {"test": qrels}})
+    expected = list(load_beir(folder, "test", run=folder / "run.trec"))
+    monkeypatch.chdir(tmp_path / "hub")
+
+    assert list(load_beir("BeIR/toy", "test", run=folder / "run.trec")) == expected
+
+
+def test_judgements_without_a_grade_have_grade_one_and_those_without_a_passage_are_refused(
+    folder, hub_rows, tmp_path, monkeypatch
+):
+    tables, qrels = hub_rows
+    bare = [{"query-id": row["query-id"], "corpus-id": row["corpus-id"]} for row in qrels[:3]]
+    hub_folder(tmp_path / "hub" / "nano" / "toy", tables | {"qrels": {"test": bare}})
+    hub_folder(tmp_path / "hub" / "nano" / "wrong", tables | {"qrels": {"test": [{"query-id": "q1", "doc": "p1"}]}})
+    monkeypatch.chdir(tmp_path / "hub")
+    groups = load_beir("nano/toy", "test", run=folder / "run.trec")
+
+    assert groups["labels"][:] == [[0.0, 1.0, 0.0], [0.0]] and groups["missed_gains"][:] == [[1.0], [1.0]]
+    with pytest.raises(ValueError, match=r"nano/wrong: expected qrels with the columns .*'corpus-id'.*found .*'doc'"):
+        load_beir("nano/wrong", "test")
+
+
+def test_a_split_that_the_qrels_of_a_set_lack_and_a_second_grade_are_refused(hub_rows, tmp_path, monkeypatch):
+    tables, qrels = hub_rows
+    hub_folder(tmp_path / "hub" / "BeIR" / "toy", tables | {"qrels": {"test": qrels}})
+    monkeypatch.chdir(tmp_path / "hub")
+
+    hub_folder(tmp_path / "hub" / "BeIR" / "torn", tables | {"qrels": {"test": [*qrels, qrels[0] | {"score": 2}]}})
+    with pytest.raises(
+        ValueError, match="BeIR/torn, row 5: query 'q1' has passage 'p4' for the second time, with grade 2"
+    ):
+        load_beir("BeIR/torn", "test")
+    with pytest.raises(ValueError, match=r"expected a split of its qrels \(BeIR/toy\), one of \['test'\], found 'dev'"):
+        load_beir("BeIR/toy", "dev")
+
+
 # ---- runs and qrels outside a folder
 
 
@@ -447,3 +409,17 @@ def test_groups_of_a_real_collection_give_the_recall_of_its_run(rerank_data):
     ]
     assert len(groups) == 300
     assert sum(recall) / 300 == pytest.approx(0.9127, abs=5e-5)  # R@100 in the collection's README
+
+
+def test_a_run_and_qrels_in_memory_give_the_groups_of_their_files(folder):
+    options = {"queries": folder / "queries.jsonl", "corpus": folder / "corpus.jsonl"}
+    run = {"q1": {"p3": 1.0, "p1": 3.0, "p2": 2.0}, "q2": {"p1": 3.0}, "q9": {"p1": 3.0}}
+    qrels = {"q1": {"p4": 1, "p2": 2}, "q2": {"p3": 1, "p1": 0}, "q3": {"p5": 1}}
+
+    assert list(load_trec(run, qrels, **options)) == list(load_beir(folder, "test", run=folder / "run.trec"))
+    with pytest.raises(ValueError, match=r"run=: passage 'p9' is not in .*corpus.jsonl \(1 such"):
+        load_trec({"q1": {"p9": 1.0}}, qrels, **options)
+    with pytest.raises(ValueError, match="qrels=: query 'q8' is not in .*queries.jsonl"):
+        load_trec(run, {"q8": {"p1": 1}}, **options)
+    with pytest.raises(ValueError, match="run= and qrels= share no query: the run has 'q7' and 1 in all"):
+        load_trec({"q7": {"p1": 1.0}}, qrels, **options)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 import ir_measures
 import numpy as np
 import pytest
 
-from rerank_trainer.data.trec import load_beir, write_run
+from rerank_trainer.data.runs import write_run
+from rerank_trainer.data.trec import load_beir
 from rerank_trainer.evaluation.evaluator import evaluate_groups
-from rerank_trainer.evaluation.metrics import parse_metric, ranking_metrics
+from rerank_trainer.evaluation.metrics import metrics_by_query, parse_metric, ranking_metrics
 
 
 def test_ndcg_of_graded_labels_by_hand():
@@ -81,6 +83,7 @@ def random_ranking(tmp_path):
 
 
 METRICS = ["ndcg", "ndcg@10", "ndcg@3", "mrr", "mrr@2", "map", "map@10", "recall@5", "recall@100", "precision@5"]
+METRICS += ["nDCG@10", "RR(rel=2)@3", "AP(rel=2)", "R(rel=2)@5", "P(rel=2)@5", "Success@2", "Success(rel=2)@2"]
 
 
 def test_figures_equal_those_of_ir_measures_on_trec_files(random_ranking):
@@ -168,7 +171,57 @@ def test_a_score_that_is_no_number_is_refused():
         ranking_metrics([[float("nan"), 1.0]], [[1, 0]])
 
 
-@pytest.mark.parametrize("name", ["ndgc@10", "recall", "ndcg@0", "NDCG@10", "ndcg@", "mrr@-1"])
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [("ndcg@10", "nDCG@10"), ("mrr@5", "RR@5"), ("map", "AP"), ("recall@100", "R@100"), ("precision@3", "P@3")],
+)
+def test_short_names_stand_for_measures_of_ir_measures(short, name):
+    assert parse_metric(short) == parse_metric(name) == ir_measures.parse_measure(name)
+
+
+def test_names_of_one_measure_all_have_its_value():
+    names = ["ndcg@10", "nDCG@10", "NDCG@10"]
+
+    assert list(ranking_metrics([[2.0, 1.0]], [[1, 0]], metrics=names).items()) == [(name, 1.0) for name in names]
+
+
+def test_each_query_has_its_value_and_one_without_a_positive_none():
+    values = metrics_by_query([[1.0, 2.0], [3.0], [1.0, 1.0]], [[1, 0], [0], [0, 1]], metrics=["RR", "P@1"])
+
+    np.testing.assert_array_equal(values["RR"], [0.5, np.nan, 0.75])  # the third is tied: (1 + 1/2) / 2
+    np.testing.assert_array_equal(values["P@1"], [0.0, np.nan, 0.5])
+
+
+def test_a_query_without_a_passage_of_the_grade_asked_for_counts_zero_as_in_trec_eval():
+    assert ranking_metrics([[2.0, 1.0]], [[1, 0]], metrics=["RR(rel=2)", "R(rel=2)@5"]) == {
+        "RR(rel=2)": 0.0,
+        "R(rel=2)@5": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("nDGC@10", "nDCG@10"),
+        ("ndgc@10", "ndcg@10|nDCG@10"),
+        ("recal@5", "recall@5"),
+        ("recall", "recall@10"),
+        ("success", "[Ss]uccess@10"),
+        ("MAPP", "map|AP"),
+    ],
+)
+def test_an_unknown_metric_is_answered_with_the_nearest_names(name, nearest):
+    with pytest.raises(ValueError, match=rf"metric '{name}' is not known. Did you mean .*({nearest})") as error:
+        parse_metric(name)
+    guess = str(error.value).split("Did you mean ")[1].split("?")[0]
+    assert all(parse_metric(offered) for offered in guess.split(" or "))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ndgc@10", "recall", "ndcg@0", "ndcg@", "mrr@-1", "R", "ERR@10", "nDCG(dcg='exp-log2')@10", "AP(rel=0)", "", 5]
+    + ["P@5@5", "RR(judged_only=True)@10", "R(rel=2)"],
+)
 def test_an_unknown_metric_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=f"metric '{name}' is not known"):
+    with pytest.raises(ValueError, match=re.escape(f"metric {name!r} is not known")):
         parse_metric(name)

@@ -11,6 +11,7 @@ import pytest
 from rerank_trainer.evaluation.metrics import parse_metric, ranking_metrics
 
 METRICS = ["ndcg", "ndcg@1", "ndcg@3", "mrr", "mrr@2", "map", "map@3", "recall@1", "recall@4", "precision@3"]
+METRICS += ["Success@1", "Success@3", "RR(rel=2)@3", "AP(rel=2)", "R(rel=2)@2", "P(rel=2)@3", "Success(rel=2)@2"]
 
 
 def mean_over_orders(scores, grades, missed):

@@ -10,8 +10,8 @@ import torch
 
 from rerank_trainer.data.first_stage import BM25
 from rerank_trainer.data.formats import to_groups
+from rerank_trainer.data.runs import read_qrels
 from rerank_trainer.data.texts import read_texts
-from rerank_trainer.data.trec import read_qrels
 from rerank_trainer.mining.filters import (
     AbsoluteMargin,
     MaxScore,

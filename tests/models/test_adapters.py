@@ -167,7 +167,7 @@ def test_prompt_tuning_of_an_encoder_keeps_room_for_its_tokens_and_opens_in_peft
     again = Reranker.from_pretrained(tmp_path)
     torch.testing.assert_close(again.predict(PAIRS), reranker.predict(PAIRS), atol=1e-5, rtol=1e-5)
     assert any("prompt" in name and parameter.requires_grad for name, parameter in again.model.named_parameters())
-    with pytest.raises(ValueError, match="PROMPT TUNING puts tokens before the texts, which cannot be merged"):
+    with pytest.raises(ValueError, match="prompt tuning puts tokens before the texts, which cannot be merged"):
         reranker.save_merged(tmp_path / "merged")
 
 
@@ -177,7 +177,7 @@ REFUSED = [
     (
         "bert",
         LoraConfig(target_modules=["nowhere"]),
-        "cannot give BertForSequenceClassification LORA: No modules were targeted",
+        "cannot give BertForSequenceClassification LoRA: No modules were targeted",
     ),
     ("qwen3", PromptTuningConfig(num_virtual_tokens=2), "score is read at the last token, .* Take LoRA or IA3"),
     ("modernbert", IA3Config(), "PEFT cannot give ModernBertForSequenceClassification IA3: Please specify"),

@@ -79,6 +79,16 @@ def test_what_was_scored_before_does_not_count_as_speed(clock, capsys):
     assert shown.startswith("Teacher scores:  95%") and "95/100 [00:05<00:05,  1.00pair/s]" in shown
 
 
+def test_a_bar_of_nobody_knows_how_many_shows_the_speed(clock, capsys):
+    with PairProgress(None) as progress:
+        progress.begin(5)
+        clock.now += 5
+        progress.end()
+        shown = capsys.readouterr().err.split("\r")[-1]
+
+    assert shown.startswith("Scoring: 5pair [00:05,  1.00pair/s]")
+
+
 @pytest.mark.parametrize(("asked", "num_pairs", "shown"), [(None, 3, False), (None, 4, True), (True, 1, True)])
 def test_the_bar_is_shown_for_many_pairs_or_on_request(monkeypatch, capsys, asked, num_pairs, shown):
     monkeypatch.setattr(progress_module, "MANY_PAIRS", 3)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from rerank_trainer.evaluation.evaluator import RerankEvaluator
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.teachers.live import LiveTeacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -92,11 +97,12 @@ def train(
     patience: int | None = None,
     pretend_gpus: bool = False,
     base: str | None = None,
+    live: Callable[[], LiveTeacher] | None = None,
     **options: Any,
 ) -> RerankTrainer:
     """Train and keep in ``<name>.pt``, once a group of processes, what came of it: weights, losses, the state.
 
-    With a ``base``, the folder of a reranker, an adapter is trained beside it.
+    With a ``base``, the folder of a reranker, an adapter is trained beside it. ``live`` makes a live teacher.
     """
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
     options = {**QUIET, "ddp_backend": "gloo" if num_processes > 1 else None, **options}
@@ -111,13 +117,17 @@ def train(
     meter = Meter(reranker.model)
     callbacks: list[TrainerCallback] = [meter] if kill_at is None else [meter, Kill(kill_at)]
     callbacks += [] if patience is None else [EarlyStoppingCallback(patience)]
-    trainer = (DistillRerankTrainer if distil else ContrastiveRerankTrainer)(
+    groups, more = uneven_groups(num_groups), {}
+    if live is not None:
+        groups, more = groups.remove_columns("teacher_scores"), {"teacher": live()}
+    trainer = (DistillRerankTrainer if distil or live else ContrastiveRerankTrainer)(
         reranker,
         args,
-        train_dataset=uneven_groups(num_groups),
+        train_dataset=groups,
         eval_dataset=word_groups(13, seed=4),
         callbacks=callbacks,
         lora=base is not None,
+        **more,
     )
     trainer.train(resume_from_checkpoint=resume_from and str(folder / "out" / resume_from))
     steps = gather_object([meter.steps])
@@ -130,6 +140,42 @@ def train_all(folder: Path, *, runs: dict[str, dict[str, Any]]) -> None:
     """Several runs one after the other, under their names."""
     for name, options in runs.items():
         train(folder, name=name, **options)
+
+
+def judge_words(folder: Path, *, rank: int | None = None) -> None:
+    """Judge an untrained model, and one that fails in the first process; each keeps in ``<rank>.json`` what it found.
+
+    With a rank, without a group of processes.
+    """
+    folder.mkdir(exist_ok=True)
+    rank = PartialState(cpu=True).process_index if rank is None else rank
+    reranker, num_scored = small_reranker(spread=0.3), []
+
+    def predict(pairs: list[tuple[str, str]]) -> torch.Tensor:
+        num_scored.append(len(pairs))
+        return reranker.predict(pairs)
+
+    def fail(pairs: list[tuple[str, str]]) -> list[float]:
+        if rank == 0:
+            raise KeyError("boom")
+        return [0.0] * len(pairs)
+
+    evaluator = RerankEvaluator(word_groups(9, seed=5), metrics=["nDCG@10", "AP"], depths=(2, 5))
+    evaluation = evaluator.evaluate(predict)
+    found = {"figures": evaluation.figures, "by_query": evaluation.by_query("AP"), "num_scored": sum(num_scored)}
+    try:
+        evaluator.evaluate(fail)
+    except (KeyError, RuntimeError) as error:
+        found["failure"] = repr(error)
+    args = RerankTrainingArguments(str(folder / "out"), **QUIET, eval_metrics=["nDCG@10", "AP"])
+    trainer = ContrastiveRerankTrainer(
+        small_reranker(spread=0.3),
+        args,
+        eval_dataset=word_groups(9, seed=5),
+        evaluator=RerankEvaluator(word_groups(9, seed=5), metrics=["nDCG@10", "AP"], name="words"),
+    )
+    found["trainer"] = {name: value for name, value in trainer.evaluate().items() if "nDCG" in name or "AP" in name}
+    (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
 def outcome(folder: Path, name: str) -> dict[str, Any]:
@@ -151,7 +197,9 @@ def _outcome(trainer: RerankTrainer) -> dict[str, Any]:
         if "train_runtime" not in entry
     ]
     sharded = trainer.is_fsdp_enabled
+    teacher = getattr(trainer, "teacher", None)
     return {
+        "teacher": teacher.state_dict() if isinstance(teacher, LiveTeacher) else {},
         "weights": {} if sharded else {name: v.detach().clone() for name, v in trainer.model.state_dict().items()},
         "history": history,
         "best": (trainer.state.best_metric, trainer.state.best_global_step),
@@ -161,6 +209,6 @@ def _outcome(trainer: RerankTrainer) -> dict[str, Any]:
 
 def _pretend_gpus() -> None:
     """Let accelerate take this gloo group for one of GPUs: it refuses to shard on CPUs, PyTorch does not."""
-    from accelerate import DistributedType, PartialState
+    from accelerate import DistributedType
 
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU

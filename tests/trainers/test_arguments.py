@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from transformers import HfArgumentParser
 
@@ -68,3 +70,23 @@ def test_an_output_folder_that_cannot_be_written_is_refused(make_args, tmp_path)
 
 def test_texts_are_never_dropped_as_unused_columns(make_args):
     assert make_args(remove_unused_columns=True).remove_unused_columns is False
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "me/two--dashes", "me/.hidden", "me/x.git", "me/" + 97 * "x", "with space"])
+def test_a_name_that_the_hub_does_not_allow_is_refused_before_anything_is_done(make_args, name):
+    with pytest.raises(
+        ValueError, match="hub_model_id='.*' is no name of a repository.*Give 'name' or 'namespace/name'"
+    ):
+        make_args(hub_model_id=name)
+
+
+def test_an_output_folder_that_is_no_name_is_refused_only_where_it_is_pushed(make_args, tmp_path):
+    make_args(output_dir=str(tmp_path / "my run"))
+    with pytest.raises(ValueError, match="hub_model_id='my run' is no name"):
+        make_args(output_dir=str(tmp_path / "my run"), push_to_hub=True)
+
+
+@pytest.mark.parametrize("output_dir", [".", "..", "~"])
+def test_a_folder_around_ones_work_is_not_pushed(make_args, output_dir):
+    with pytest.raises(ValueError, match="all that lies there would be pushed.*a folder of its own"):
+        make_args(output_dir=os.path.expanduser(output_dir), push_to_hub=True, hub_model_id="me/all")

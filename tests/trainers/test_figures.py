@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
+from rerank_trainer.evaluation.spread import score_spread, score_std, tied_pairs
 from rerank_trainer.objectives.objective import Targets
-from rerank_trainer.trainers.figures import FIGURES, kendall_tau, score_std, spread_of, tied_pairs, top1, totals
+from rerank_trainer.trainers.figures import FIGURES, kendall_tau, top1, totals
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +26,6 @@ def ragged():
 
 def groups_of(*tensors, mask):
     return [tuple(t[i][mask[i]].tolist() for t in tensors) for i in range(len(mask))]
-
-
-def test_score_std_is_that_of_numpy(ragged):
-    scores, _, _, mask = ragged
-    expected = [np.std(values) if len(values) > 1 else math.nan for (values,) in groups_of(scores, mask=mask)]
-
-    assert score_std(scores, mask).tolist() == pytest.approx(expected, nan_ok=True)
-
-
-def test_tied_pairs_are_those_that_a_comparison_of_each_pair_finds(ragged):
-    scores, _, _, mask = ragged
-    pairs = [list(itertools.combinations(values, 2)) for (values,) in groups_of(scores, mask=mask)]
-    num_tied, num_pairs = tied_pairs(scores, mask)
-
-    assert num_tied.tolist() == [sum(a == b for a, b in group) for group in pairs]
-    assert num_pairs.tolist() == [len(group) for group in pairs]
-    assert any(num_tied)
 
 
 def test_kendall_tau_is_that_of_scipy(ragged):
@@ -81,7 +64,7 @@ def test_totals_of_halves_add_up_to_the_means_of_the_whole(ragged):
     assert figures["undefined_share"] == pytest.approx(7 / 33)
     assert figures["kendall_tau"] == pytest.approx(np.nanmean(kendall_tau(scores, teacher_scores, mask)))
     assert figures["teacher_top1"] == pytest.approx(np.nanmean(top1(teacher_scores, labels, mask)))
-    assert spread_of(scores, mask) == pytest.approx({name: figures[name] for name in ("score_std", "tie_share")})
+    assert score_spread(scores, labels) == pytest.approx({name: figures[name] for name in ("score_std", "tie_share")})
 
 
 def test_without_a_teacher_its_figures_count_nothing(ragged):

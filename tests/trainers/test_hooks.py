@@ -25,6 +25,7 @@ from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
 from rerank_trainer.trainers.distill import DistillRerankTrainer
 from rerank_trainer.trainers.evaluation_hooks import EvaluationHooks
 from rerank_trainer.trainers.hooks import GroupHooks
+from rerank_trainer.trainers.hub_hooks import HubHooks
 from rerank_trainer.trainers.saving import hide_token, some_pairs
 from tests.trainers.conftest import small_reranker, word_groups
 
@@ -54,10 +55,25 @@ SIGNATURES = {
     "_get_train_sampler": ["self", "train_dataset"],
     "_load_best_model": ["self"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_finish_current_push": ["self"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "init_hf_repo": ["self", "token", "private"],
+    "push_to_hub": ["self", "commit_message", "blocking", "token", "revision", "private", "kwargs"],
     "_save": ["self", "output_dir", "state_dict"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "_get_grad_norm": ["self", "model", "grad_norm"],
+    "create_model_card": [
+        "self",
+        "language",
+        "license",
+        "tags",
+        "model_name",
+        "finetuned_from",
+        "tasks",
+        "dataset_tags",
+        "dataset",
+        "dataset_args",
+    ],
     "create_optimizer": ["self", "model"],
     "evaluate": ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"],
     "evaluation_loop": [
@@ -85,7 +101,7 @@ def test_transformers_has_the_method_that_we_override(name):
 def test_no_other_method_of_transformers_is_overridden_here():
     ours = {
         name
-        for hooks in (GroupHooks, EvaluationHooks)
+        for hooks in (GroupHooks, EvaluationHooks, HubHooks)
         for name, method in vars(hooks).items()
         if inspect.isfunction(method)
     }
@@ -267,7 +283,10 @@ def test_every_folder_that_is_pushed_is_whole_verified_and_without_token(make_ar
     assert [path for path, _, _ in hub.uploads] == uploads
     for _, folder, scores in hub.uploads:
         names = {path.name for path in folder.iterdir()}
-        assert LOADER_FILES | {"config.json", "model.safetensors", "tokenizer.json", "training_args.bin"} <= names
+        assert (
+            LOADER_FILES | {"config.json", "model.safetensors", "tokenizer.json", "training_args.bin", "README.md"}
+            <= names
+        )
         assert not any(b"hf_secret_word" in path.read_bytes() for path in folder.iterdir())
         other = CrossEncoder(str(folder), device="cpu").predict(WORD_PAIRS, convert_to_tensor=True)
         torch.testing.assert_close(other, scores, atol=1e-5, rtol=0)

@@ -187,6 +187,18 @@ def test_an_adapter_given_by_its_folder_goes_on_learning(bases, make_args, tmp_p
         ContrastiveRerankTrainer(tmp_path / "adapter", make_args(**options), lora=True)
 
 
+@pytest.mark.parametrize("lora", [True, False], ids=["adapter beside a model", "model beside an adapter"])
+def test_a_folder_that_holds_the_other_kind_is_refused_before_training(bases, make_args, tmp_path, lora):
+    def begin(**options):
+        return ContrastiveRerankTrainer(bases["bert"], make_args(), train_dataset=word_groups(4), **options)
+
+    begin(lora=not lora).save_model()
+    begin(lora=not lora)  # the same kind goes on
+    file = "model.safetensors" if lora else "adapter_config.json"
+    with pytest.raises(ValueError, match=rf"output_dir='.*out' holds an? .*, {file}, and .*Give another output_dir"):
+        begin(lora=lora)
+
+
 def test_a_peft_model_of_ones_own_trains(bases, make_args, tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(bases["bert"])
     model = get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=2))

@@ -6,6 +6,7 @@ texts have unlike orders: what is judged, logged or drawn must not depend on one
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 
+from rerank_trainer.teachers.annotation.annotate import annotate
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
@@ -156,7 +158,15 @@ def watch(folder: Path) -> None:
         keep(folder, {"windows": windows, "error": str(error)})
 
 
-RUNS: dict[str, Callable[[Path], None]] = {run.__name__: run for run in (evaluate, stream, watch)}
+def scores(folder: Path) -> None:
+    """25 groups of 6 passages scored by a reranker, four groups a shard, into a folder that the processes share."""
+    output_dir = folder / f"scores-{NUM_PROCESSES}"
+    report = annotate(word_groups(25), small_reranker(spread=0.3), output_dir, shard_size=4)
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(output_dir.iterdir())}
+    keep(folder, {"num_scored": report.num_scored, "is_complete": report.is_complete, "files": files})
+
+
+RUNS: dict[str, Callable[[Path], None]] = {run.__name__: run for run in (evaluate, stream, watch, scores)}
 
 
 def run_all(folder: Path) -> None:
@@ -214,6 +224,16 @@ def test_two_processes_log_the_figures_of_one_and_stop_together(ran):
     assert len(one["windows"]) == 9 and first["windows"] == second["windows"]
     np.testing.assert_allclose(first["windows"], one["windows"], rtol=1e-3)
     assert (ran / "watch" / "out-2" / "last-finite-step-1" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_teacher_scores_of_one_into_one_folder(ran):
+    alone, first, second = kept(ran / "scores")
+
+    # shards of 4, 4, 4, 4, 4, 4, 1 groups by turns
+    assert (alone["num_scored"], first["num_scored"], second["num_scored"]) == (150, 78, 72)
+    assert alone["is_complete"] and len(alone["files"]) == 8
+    assert first["files"] == second["files"] == alone["files"]
 
 
 if __name__ == "__main__":

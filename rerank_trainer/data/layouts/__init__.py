@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, describe, fits
+from rerank_trainer.data.columns import GROUP_FEATURES, ROLES, describe, fits, is_of_named_teacher
 from rerank_trainer.data.conversions import Roles, names_of
 from rerank_trainer.data.layouts.flat import FLAT
 from rerank_trainer.data.layouts.ids import IDS
-from rerank_trainer.data.layouts.layout import Layout, in_words, two_for_one
+from rerank_trainer.data.layouts.layout import OF_LIST, Layout, in_words, two_for_one
 from rerank_trainer.data.layouts.nested import NESTED
 from rerank_trainer.data.leaves import leaf_features
 
@@ -52,6 +52,8 @@ def recognise(features: Mapping[str, Any], scores_are: str | None = None) -> tup
         )
     layout, roles = found[0]
     kept = [name for name in layout.keeps if name in leaves and fits(leaves[name], name)]
+    if set(OF_LIST) <= set(layout.keeps):
+        kept += [name for name in leaves if is_of_named_teacher(name) and fits(leaves[name], name)]
     roles |= {name: name for name in kept if name not in roles}
     _check_roles(layout, roles, features)
     return layout, roles

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rerank_trainer.data.columns import fits
+from rerank_trainer.data.columns import fits, is_of_named_teacher
 from rerank_trainer.data.conversions import (
     Roles,
     from_bare_pairs,
     from_labelled_pairs,
     from_n_tuples,
+    from_permutations,
     from_positives_and_negatives,
     names_of,
     rename,
 )
 from rerank_trainer.data.layouts.layout import (
+    LABEL,
     OF_LIST,
     OF_QUERY,
     PASSAGE,
@@ -45,19 +47,35 @@ _WITH_NEGATIVES = (*RELEVANCE, "pos", "neg", "rejected_response", "negatives")
 
 def _recognise_groups(features: Features, scores_are: str | None) -> Roles | None:
     roles = {name: name for name in ("query", "passages", "labels", "teacher_scores") if has(features, name, name)}
-    if not {"query", "passages"} <= roles.keys() or not {"labels", "teacher_scores"} & roles.keys():
+    scored = {"labels", "teacher_scores"} & roles.keys() or (
+        any(is_of_named_teacher(name) and fits(feature, name) for name, feature in features.items())
+        # by another name they belong to a labelled list
+        and not any(has(features, name, "teacher_scores") for name in RELEVANCE)
+    )
+    if not {"query", "passages"} <= roles.keys() or not scored:
         return None
     # With `scores` beside them somebody has to say what those are: a labelled list.
-    return None if any(has(features, name, "teacher_scores") for name in SCORE) else roles
+    if any(has(features, name, "teacher_scores") for name in SCORE) or _recognise_permutation(features, scores_are):
+        return None
+    return roles
 
 
 def _recognise_labelled_list(features: Features, scores_are: str | None) -> Roles | None:
-    if _recognise_groups(features, scores_are) or not any(has(features, n, "teacher_scores") for n in RELEVANCE):
+    if _recognise_groups(features, scores_are) or _recognise_permutation(features, scores_are):
+        return None
+    if not any(has(features, name, "teacher_scores") for name in RELEVANCE):
         return None
     if one(features, PASSAGES, "passages") is None or one(features, QUERY, "query") is None:
         return None
     roles = taken(features, {"query": QUERY, "passages": PASSAGES})
     return roles | relevance(features, "labels", "teacher_scores", scores_are)
+
+
+def _recognise_permutation(features: Features, scores_are: str | None) -> Roles | None:
+    roles = taken(features, {"query": QUERY, "passages": PASSAGES, "labels": LABEL})
+    if not {"query", "passages"} <= set(roles.values()) or not has(features, "permutation", "permutation"):
+        return None
+    return roles | {"permutation": "permutation"}
 
 
 def _recognise_labelled_pairs(features: Features, scores_are: str | None) -> Roles | None:
@@ -174,7 +192,8 @@ def _negatives(features: Features) -> list[str]:
 FLAT = (
     Layout(
         "groups",
-        "query, passages (list of text), labels and/or teacher_scores (lists of numbers)",
+        "query, passages (list of text), labels and/or teacher_scores, or teacher_scores_<name> of several teachers "
+        "(lists of numbers)",
         _recognise_groups,
         rename,
         keeps=(*OF_QUERY, *OF_LIST),
@@ -184,6 +203,14 @@ FLAT = (
         "query, docs|documents|passages (list of text), labels|scores (list of numbers)",
         _recognise_labelled_list,
         rename,
+        keeps=(*OF_QUERY, *OF_LIST),
+    ),
+    Layout(
+        "permutation",
+        "query, docs|documents|passages (list of text), permutation (a text such as '[2] > [1] > [3]', or a list of "
+        "places counted from 1, best first), optionally labels",
+        _recognise_permutation,
+        from_permutations,
         keeps=(*OF_QUERY, *OF_LIST),
     ),
     Layout(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rerank_trainer.data.conversions import (
     Roles,
+    from_best_first,
     from_n_tuples,
     from_positive_first,
     from_positives_and_negatives,
@@ -50,6 +51,13 @@ def _recognise_hits(features: Features, scores_are: str | None) -> Roles | None:
     if not all(has(features, name, role) for name, role in leaves.items()) or not one(features, QUERY, "query"):
         return None
     return taken(features, {"query": QUERY}) | leaves
+
+
+def _recognise_rankgpt(features: Features, scores_are: str | None) -> Roles | None:
+    if "hits.label" in features or not has(features, "hits.content", "passages") or not one(features, QUERY, "query"):
+        return None
+    ids = {"hits.docid": "passage_ids"} if has(features, "hits.docid", "passage_ids") else {}
+    return taken(features, {"query": QUERY}) | {"hits.content": "passages"} | ids
 
 
 def _recognise_ms_marco(features: Features, scores_are: str | None) -> Roles | None:
@@ -100,6 +108,13 @@ NESTED = (
         _recognise_hits,
         rename,
         keeps=(*OF_QUERY, *OF_LIST),
+    ),
+    Layout(
+        "rankgpt",
+        "query, hits (list of {content}, optionally with docid) in the order of a teacher, best first; rank and score "
+        "of a hit are those of the first stage and not used",
+        _recognise_rankgpt,
+        from_best_first,
     ),
     Layout(
         "ms_marco",

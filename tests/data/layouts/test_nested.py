@@ -148,7 +148,6 @@ def test_texts_and_conversations_may_stand_beside_each_other():
         ({"query": TEXT, "passages": List({"text": TEXT})}, "no layout matches"),
         ({"query": TEXT, "passages": List({"text": TEXT}), "scores": TEXTS}, "no layout matches"),
         ({"query": TEXT, "passages": List({"passage": TEXT}), "scores": NUMBERS}, "no layout matches"),
-        ({"query": TEXT, "hits": List({"content": TEXT})}, "no layout matches"),
         ({"query": TEXT, "hits": List({"content": TEXT, "label": TEXT})}, "no layout matches"),
         ({"query": TEXT, "passages": {"passage_text": TEXTS}}, "no layout matches"),
         ({"query": TEXT, "passages": {"passage_text": TEXT, "is_selected": Value("int64")}}, "no layout matches"),

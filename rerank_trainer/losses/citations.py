@@ -1,0 +1,151 @@
+"""Citations: the papers that the losses come from, as BibTeX, and which loss comes from which."""
+
+from __future__ import annotations
+
+# Where a loss is an adaptation, its docstring says in what it differs from the paper.
+CITED_FOR: dict[str, tuple[str, ...]] = {
+    "adr_mse": ("schlatt2025rankdistillm",),
+    "approx_mrr": ("qin2010general",),
+    "approx_ndcg": ("qin2010general",),
+    "bce": ("nogueira2019passage",),
+    "hinge": ("joachims2002optimizing",),
+    "infonce": ("oord2018representation",),
+    "kl": ("hinton2015distilling",),
+    "lambdarank": ("wang2018lambdaloss",),
+    "list_mle": ("xia2008listwise",),
+    "listnet": ("cao2007learning",),
+    "margin_mse": ("hofstatter2020improving",),
+    "mse": ("laitz2024inranker",),
+    "p_list_mle": ("lan2014position",),
+    "pearson": ("huang2022knowledge",),
+    "positive_margin_mse": ("hofstatter2020improving",),
+    "ranknet": ("burges2005learning",),
+    "relations": ("sun2021collaborative", "park2019relational"),
+}
+
+BIBTEX: dict[str, str] = {
+    "burges2005learning": """@inproceedings{burges2005learning,
+  title={Learning to Rank Using Gradient Descent},
+  author={Burges, Chris and Shaked, Tal and Renshaw, Erin and Lazier, Ari and Deeds, Matt and Hamilton, Nicole and
+    Hullender, Greg},
+  booktitle={Proceedings of the 22nd International Conference on Machine Learning},
+  pages={89--96},
+  year={2005},
+  doi={10.1145/1102351.1102363}
+}""",
+    "cao2007learning": """@inproceedings{cao2007learning,
+  title={Learning to Rank: From Pairwise Approach to Listwise Approach},
+  author={Cao, Zhe and Qin, Tao and Liu, Tie-Yan and Tsai, Ming-Feng and Li, Hang},
+  booktitle={Proceedings of the 24th International Conference on Machine Learning},
+  pages={129--136},
+  year={2007},
+  doi={10.1145/1273496.1273513}
+}""",
+    "hinton2015distilling": """@misc{hinton2015distilling,
+  title={Distilling the Knowledge in a Neural Network},
+  author={Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  year={2015},
+  eprint={1503.02531},
+  archivePrefix={arXiv}
+}""",
+    "hofstatter2020improving": """@misc{hofstatter2020improving,
+  title={Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
+  author={Hofst{\\"a}tter, Sebastian and Althammer, Sophia and Schr{\\"o}der, Michael and Sertkan, Mete and
+    Hanbury, Allan},
+  year={2020},
+  eprint={2010.02666},
+  archivePrefix={arXiv}
+}""",
+    "huang2022knowledge": """@misc{huang2022knowledge,
+  title={Knowledge Distillation from A Stronger Teacher},
+  author={Huang, Tao and You, Shan and Wang, Fei and Qian, Chen and Xu, Chang},
+  year={2022},
+  eprint={2205.10536},
+  archivePrefix={arXiv}
+}""",
+    "joachims2002optimizing": """@inproceedings{joachims2002optimizing,
+  title={Optimizing Search Engines Using Clickthrough Data},
+  author={Joachims, Thorsten},
+  booktitle={Proceedings of the Eighth ACM SIGKDD International Conference on Knowledge Discovery and Data Mining},
+  pages={133--142},
+  year={2002},
+  doi={10.1145/775047.775067}
+}""",
+    "laitz2024inranker": """@misc{laitz2024inranker,
+  title={InRanker: Distilled Rankers for Zero-shot Information Retrieval},
+  author={Laitz, Thiago and Papakostas, Konstantinos and Lotufo, Roberto and Nogueira, Rodrigo},
+  year={2024},
+  eprint={2401.06910},
+  archivePrefix={arXiv}
+}""",
+    "lan2014position": """@inproceedings{lan2014position,
+  title={Position-Aware ListMLE: A Sequential Learning Process for Ranking},
+  author={Lan, Yanyan and Zhu, Yadong and Guo, Jiafeng and Niu, Shuzi and Cheng, Xueqi},
+  booktitle={Proceedings of the Thirtieth Conference on Uncertainty in Artificial Intelligence},
+  pages={449--458},
+  year={2014}
+}""",
+    "nogueira2019passage": """@misc{nogueira2019passage,
+  title={Passage Re-ranking with BERT},
+  author={Nogueira, Rodrigo and Cho, Kyunghyun},
+  year={2019},
+  eprint={1901.04085},
+  archivePrefix={arXiv}
+}""",
+    "oord2018representation": """@misc{oord2018representation,
+  title={Representation Learning with Contrastive Predictive Coding},
+  author={van den Oord, Aaron and Li, Yazhe and Vinyals, Oriol},
+  year={2018},
+  eprint={1807.03748},
+  archivePrefix={arXiv}
+}""",
+    "park2019relational": """@inproceedings{park2019relational,
+  title={Relational Knowledge Distillation},
+  author={Park, Wonpyo and Kim, Dongju and Lu, Yan and Cho, Minsu},
+  booktitle={Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages={3967--3976},
+  year={2019}
+}""",
+    "qin2010general": """@article{qin2010general,
+  title={A General Approximation Framework for Direct Optimization of Information Retrieval Measures},
+  author={Qin, Tao and Liu, Tie-Yan and Li, Hang},
+  journal={Information Retrieval},
+  volume={13},
+  number={4},
+  pages={375--397},
+  year={2010},
+  doi={10.1007/s10791-009-9124-x}
+}""",
+    "schlatt2025rankdistillm": """@inproceedings{schlatt2025rankdistillm,
+  title={Rank-DistiLLM: Closing the Effectiveness Gap Between Cross-Encoders and LLMs for Passage Re-ranking},
+  author={Schlatt, Ferdinand and Fr{\\"o}be, Maik and Scells, Harrisen and Zhuang, Shengyao and Koopman, Bevan and
+    Zuccon, Guido and Stein, Benno and Potthast, Martin and Hagen, Matthias},
+  booktitle={Advances in Information Retrieval (ECIR 2025)},
+  year={2025},
+  eprint={2405.07920},
+  archivePrefix={arXiv}
+}""",
+    "sun2021collaborative": """@misc{sun2021collaborative,
+  title={Collaborative Teacher-Student Learning via Multiple Knowledge Transfer},
+  author={Sun, Liyuan and Gou, Jianping and Yu, Baosheng and Du, Lan and Tao, Dacheng},
+  year={2021},
+  eprint={2101.08471},
+  archivePrefix={arXiv}
+}""",
+    "wang2018lambdaloss": """@inproceedings{wang2018lambdaloss,
+  title={The LambdaLoss Framework for Ranking Metric Optimization},
+  author={Wang, Xuanhui and Li, Cheng and Golbandi, Nadav and Bendersky, Michael and Najork, Marc},
+  booktitle={Proceedings of the 27th ACM International Conference on Information and Knowledge Management},
+  pages={1313--1322},
+  year={2018},
+  doi={10.1145/3269206.3271784}
+}""",
+    "xia2008listwise": """@inproceedings{xia2008listwise,
+  title={Listwise Approach to Learning to Rank: Theory and Algorithm},
+  author={Xia, Fen and Liu, Tie-Yan and Wang, Jue and Zhang, Wensheng and Li, Hang},
+  booktitle={Proceedings of the 25th International Conference on Machine Learning},
+  pages={1192--1199},
+  year={2008},
+  doi={10.1145/1390156.1390306}
+}""",
+}
