@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from rerank_trainer.data.first_stage import best_places
 from rerank_trainer.mining.passages import Judged, PassagePool
+from rerank_trainer.models.embedder import open_embedder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -101,10 +102,7 @@ class Embeddings:
     def _encode(self, queries: Sequence[str], passages: Sequence[str]) -> tuple[Tensor, Tensor]:
         model: Any = self.model
         if isinstance(model, str | Path):
-            # here, because it takes seconds that mining by BM25 need not pay
-            from sentence_transformers import SentenceTransformer
-
-            model = SentenceTransformer(str(model))
+            model = open_embedder(model)
         options = {"batch_size": self.batch_size, "normalize_embeddings": True, "convert_to_tensor": True}
         of_passages = model.encode_document(
             list(passages),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from rerank_trainer.models.embedder import open_embedder
 from rerank_trainer.teachers.teacher import add_weights, read_column
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ class SimilarityTeacher:
             raise ValueError(f"margin={margin}: expected a number above 0, so that no passage equals a positive")
         self.margin = margin
         if isinstance(encoder, str | Path):
-            # here, because it takes seconds
-            from sentence_transformers import SentenceTransformer
-
-            encoder = SentenceTransformer(str(encoder))
+            encoder = open_embedder(encoder)
         is_function = not (isinstance(encoder, TfidfEncoder) or hasattr(encoder, "encode_document"))
         if is_function is (fingerprint is None):
             raise ValueError(
