@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
     from sentence_transformers.base.evaluation import BaseEvaluator
 
 logger = logging.getLogger(__name__)
+
+_OF_NAMED = ("temperature", "teacher_temperature", "label_weight", "label_loss", "label_loss_options")
 
 
 class RerankTrainer(GroupHooks):
@@ -110,7 +113,7 @@ class RerankTrainer(GroupHooks):
         args = copy.copy(args) if args is not None else RerankTrainingArguments("trainer_output")
         refuse_unsupported(args)
         warn_of_emulation(args)
-        _require_one_objective(objective, args)
+        _require_one_objective(objective, args, train_dataset)
         set_seed(args.seed)  # before a model is loaded: its fresh head is drawn here
         cheap: Any = {"peft_config": peft_config, "lora": lora}
         cheap |= {"quantization_config": quantization_config, "load_in_4bit": load_in_4bit}
@@ -282,14 +285,26 @@ def with_watch(callbacks: Sequence[Any]) -> list[Any]:
     return [*callbacks] if given else [*callbacks, RerankWatch()]
 
 
-def _require_one_objective(objective: Objective | None, args: RerankTrainingArguments) -> None:
-    """Refuse a named objective, or options of one, beside an objective that is an object."""
-    if objective is not None and args.objective is not None:
+def _require_one_objective(objective: Objective | None, args: RerankTrainingArguments, rows: Any) -> None:
+    """Refuse a named objective, or settings of one that would do nothing, beside an objective that is an object."""
+    if objective is None:
+        return
+    if args.objective is not None:
         raise ValueError(f"two objectives: args.objective={args.objective!r} and {objective!r}. Give one of them.")
-    if objective is not None and args.loss_options is not None:
+    if args.loss_options is not None:
         raise ValueError(
             f"loss_options={args.loss_options!r} go with an objective that is named, and this one is an object. "
             "Give them to its loss: with_options(loss_fn, ...)."
+        )
+    sources = rows.values() if is_several(rows) else ()
+    if any(isinstance(source, TrainSource) and isinstance(source.objective, str) for source in sources):
+        return  # theirs are named, so they take the settings
+    plain = {field.name: field.default for field in dataclasses.fields(RerankTrainingArguments)}
+    idle = {name: getattr(args, name) for name in _OF_NAMED if getattr(args, name) != plain[name]}
+    if idle:
+        raise ValueError(
+            f"{idle} go with an objective that is named, and this one is an object, which has settings of its own: "
+            "give them to it, such as TeacherObjective(kl, teacher_temperature=2.0)."
         )
 
 

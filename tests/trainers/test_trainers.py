@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import datasets
@@ -310,6 +311,20 @@ def test_options_of_losses_reach_the_named_objectives(make_args):
 def test_options_beside_an_objective_that_is_an_object_are_refused(make_args):
     with pytest.raises(ValueError, match=r"loss_options=\{'k': 3\} go with an objective that is named"):
         RerankTrainer(small_reranker(), make_args(loss_options={"k": 3}), objective=contrastive_objective("infonce"))
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 2.0}, {"teacher_temperature": "auto"}, {"label_weight": 0.3}])
+def test_settings_that_would_do_nothing_beside_an_object_are_refused(make_args, setting):
+    with pytest.raises(ValueError, match=re.escape(f"{setting} go with an objective that is named")):
+        RerankTrainer(small_reranker(), make_args(**setting), objective=contrastive_objective("infonce"))
+
+
+def test_settings_beside_an_object_reach_the_sources_that_are_named(make_args):
+    sources = {"a": TrainSource(word_groups(3), objective="infonce"), "b": TrainSource(word_groups(3))}
+    options = {"objective": contrastive_objective("hinge"), "train_dataset": sources}
+    trainer = ContrastiveRerankTrainer(small_reranker(), make_args(temperature=2.0), **options)
+
+    assert [part.loss_fn.keywords["temperature"] for part in trainer.objective.parts] == [2.0, 1.0]
 
 
 def test_two_objectives_are_refused(make_args):
