@@ -5,11 +5,10 @@ accelerate launch --config_file accelerate/multi_gpu.yaml judge.py recipe.yaml -
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 
 from accelerate.utils import broadcast_object_list
-from plan import METHODS, Recipe, Run, write_json
+from plan import Recipe, Run, recipe_and_run, write_json
 from processes import joined
 from trained import trained
 
@@ -17,12 +16,7 @@ from rerank_trainer import RerankEvaluator, load_groups
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--model", required=True, help="a file in configs/, without .yaml")
-    parser.add_argument("--method", required=True, choices=METHODS)
-    options = parser.parse_args(arguments)
-    judge(Recipe.read(options.recipe), Run(options.model, options.method))
+    judge(*recipe_and_run(__doc__, arguments))
 
 
 def judge(recipe: Recipe, run: Run) -> None:

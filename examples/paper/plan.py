@@ -5,6 +5,7 @@ Nothing here imports PyTorch: the driver asks what is left to do in a moment.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -28,6 +29,16 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.model}-{self.method}"
+
+
+def recipe_and_run(description: str | None, arguments: list[str] | None) -> tuple[Recipe, Run]:
+    """What a script for one model by one method is told on its command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--model", required=True, help="a file in configs/, without .yaml")
+    parser.add_argument("--method", required=True, choices=METHODS)
+    options = parser.parse_args(arguments)
+    return Recipe.read(options.recipe), Run(options.model, options.method)
 
 
 @dataclass(frozen=True)

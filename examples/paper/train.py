@@ -8,14 +8,13 @@ every training, over it the file of the model, over that its part ``contrastive`
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plan import CONTRASTIVE, METHODS, Recipe, Run, write_json
+from plan import CONTRASTIVE, METHODS, Recipe, Run, recipe_and_run, write_json
 from transformers import HfArgumentParser, set_seed
 
 from rerank_trainer import (
@@ -43,12 +42,7 @@ class ModelSettings:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe")
-    parser.add_argument("--model", required=True, help="a file in configs/, without .yaml")
-    parser.add_argument("--method", required=True, choices=METHODS)
-    options = parser.parse_args(arguments)
-    train(Recipe.read(options.recipe), Run(options.model, options.method))
+    train(*recipe_and_run(__doc__, arguments))
 
 
 def train(recipe: Recipe, run: Run) -> RerankTrainer | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.losses import infonce
 from rerank_trainer.models.reranker import Reranker
+from rerank_trainer.teachers.ensemble import EnsembleTeacher
 from rerank_trainer.teachers.teacher import RerankerTeacher
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Snapshot:
         return f"{'teaches' if self.is_chosen else 'left out'} {self.folder}{known}"
 
 
-class CheckpointTeacher:
+class CheckpointTeacher(EnsembleTeacher):
     r"""The mean score of several snapshots of one training run; its scores are logits.
 
     As far as snapshots err in ways of their own, the mean errs less than each. Adapted from Wang et al. (2022,
@@ -72,8 +72,6 @@ class CheckpointTeacher:
         ValueError: If there are no snapshots, one that was asked for is missing, "auto" has no dev groups, these have
             no positive, or ``num`` is not from 1 to the number of snapshots.
     """
-
-    scale = "logit"
 
     def __init__(
         self,
@@ -104,13 +102,7 @@ class CheckpointTeacher:
         self.snapshots = [Snapshot(str(folder), bounds.get(folder), folder in chosen) for folder in folders]
         for snapshot in self.snapshots:
             logger.info("%s", snapshot)
-        self._teachers = [self._open(folder) for folder in folders if folder in chosen]
-        self.fingerprint = hashlib.sha256(" ".join(each.fingerprint for each in self._teachers).encode()).hexdigest()
-
-    def score(self, groups: Sequence[Mapping[str, Any]]) -> Mapping[str, list[list[float]]]:
-        """As :meth:`Teacher.score`: the mean over the snapshots."""
-        of_snapshots = [teacher.score(groups)["scores"] for teacher in self._teachers]
-        return {"scores": [np.mean(of_group, axis=0).tolist() for of_group in zip(*of_snapshots, strict=True)]}
+        super().__init__([self._open(folder) for folder in folders if folder in chosen], normalize=None)
 
     def _open(self, folder: Path) -> RerankerTeacher:
         reranker = Reranker.from_pretrained(folder, dtype="auto")
