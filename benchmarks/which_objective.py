@@ -1,11 +1,11 @@
 """Which objective, which temperature, how far to trust the teacher: many small students, alike but for one thing.
 
 Training groups of 8 come in equal parts from nq-qed and medquad; scifact and cosqa are out of domain. Students are the
-first 3 layers of all-MiniLM-L6-v2, with the settings of real_collections.py but for the length. A finished cell
-(queries, setting, seed) is one line of a JSON lines file with nDCG@10 of every query, so the script can be stopped and
-started again, and a setting that two stages ask for is trained once.
+first 3 layers of all-MiniLM-L6-v2, with the settings of real_collections.py but for length and sizes. A finished cell
+(setting, seed) is one line of a JSON lines file with nDCG@10 of every query, so the script can be stopped and started
+again, and a setting that two stages ask for is trained once.
 
-Stages, the first two on dev queries of the training collections and one seed, the others on test queries:
+Stages, the first two read on dev queries of the training collections, the others on test queries:
     rate         learning rates of InfoNCE and KL
     screen       every loss by name
     seeds        the best of the screen (`--best`), plain InfoNCE and KL
@@ -14,12 +14,15 @@ Stages, the first two on dev queries of the training collections and one seed, t
     gate         the teacher alone, a half-half mixture, and the gate, under a strong, an equal and a bad teacher
     capacity     students like their teacher: labels, KL from a twin, from the twin's snapshots, EMA, a sampled head
 
-Teachers: `strong` has 6 layers and saw 2,000 groups, `equal` is a student that saw 800, `bad` one that saw 800 whose
-label stands at a passage drawn from the negatives; all of groups that no student sees. `twin` is a student trained on
-the students' own groups.
+Teachers: `strong` has 6 layers and saw `--num_teacher_groups`, `equal` is a student that saw as many as students do,
+`bad` one that saw as many whose label stands at a passage drawn from the negatives; all of groups that no student sees.
+`twin` is a student trained on the students' own groups.
 
     RERANK_DATA=... python benchmarks/which_objective.py --stages rate screen
     RERANK_DATA=... python benchmarks/which_objective.py --stages seeds mix temperature gate capacity --best ...
+
+Several processes share the work: first `--seeds` without a number in one of them, which makes the teachers, then
+`--part 0 4`, `--part 1 4` and so on. A GPU is used where there is one.
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -53,16 +55,17 @@ from rerank_trainer import (
     DistillRerankTrainer,
     EmaTeacher,
     Reranker,
+    RerankEvaluator,
     RerankTrainingArguments,
     StochasticTeacher,
     load_beir,
-    ranking_metrics,
 )
 from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.objectives.naming import LABEL_LOSSES, TEACHER_LOSSES
 
 TEACHERS = {"strong": "strong", "equal": "equal", "bad": "bad", "the twin itself": "twin"}
 STAGES = ("rate", "screen", "seeds", "mix", "temperature", "gate", "capacity")
+SETS = {"dev": IN_DOMAIN, "test": (*IN_DOMAIN, *OUT_OF_DOMAIN)}
 RATES = (1e-4, 6e-4)  # beside that of real_collections.py
 METRIC = "ndcg@10"
 
@@ -72,13 +75,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=["rate", "screen"])
     parser.add_argument("--best", nargs="*", default=[], help="settings of the screen that three seeds are spent on")
     parser.add_argument("--output_dir", type=Path, default=Path("benchmark_output/which_objective"))
-    parser.add_argument("--num_groups", type=int, default=800, help="training groups of 8 for students")
-    parser.add_argument("--num_teacher_groups", type=int, default=2000, help="those of the strong teacher")
-    parser.add_argument("--num_queries", type=int, default=80, help="of each collection, dev or test")
-    parser.add_argument("--depth", type=int, default=20, help="BM25 candidates reranked")
-    parser.add_argument("--max_length", type=int, default=64)
+    parser.add_argument("--num_groups", type=int, default=1500, help="training groups of 8 for students")
+    parser.add_argument("--num_teacher_groups", type=int, default=4000, help="those of the strong teacher")
+    parser.add_argument(
+        "--num_queries", type=int, default=300, help="test queries of each collection; half as many of dev"
+    )
+    parser.add_argument("--depth", type=int, default=30, help="BM25 candidates reranked")
+    parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--layers", type=int, default=3, help="layers of the student, of MiniLM's 6")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--part", type=int, nargs=2, default=(0, 1), help="this process takes cell i of every n")
     return parser.parse_args()
 
@@ -137,9 +142,9 @@ def _twin(options: argparse.Namespace) -> str:
 
 
 def _snapshots(options: argparse.Namespace) -> CheckpointTeacher:
-    half = [judged(name, "dev", options).select(range(options.num_queries // 2)) for name in IN_DOMAIN]
-    columns = [name for name in half[0].column_names if name in half[1].column_names]
-    dev = datasets.concatenate_datasets([groups.select_columns(columns) for groups in half])
+    both = [judged(name, "dev", options) for name in IN_DOMAIN]
+    columns = [name for name in both[0].column_names if name in both[1].column_names]
+    dev = datasets.concatenate_datasets([groups.select_columns(columns) for groups in both])
     return CheckpointTeacher(_twin(options), dev_groups=dev, num=3, autocast_dtype=torch.bfloat16)
 
 
@@ -179,7 +184,8 @@ def _label_at_a_negative(labels: list[float], draw: random.Random) -> list[float
 def judged(name: str, split: str, options: argparse.Namespace) -> datasets.Dataset:
     folder = Path(os.environ["RERANK_DATA"]) / name
     run = folder / f"run.bm25.{split}.trec"
-    return load_beir(folder, split, run=run, depth=options.depth, num_queries=options.num_queries)
+    num_queries = options.num_queries // 2 if split == "dev" else options.num_queries
+    return load_beir(folder, split, run=run, depth=options.depth, num_queries=num_queries)
 
 
 # ---- training and judging ----
@@ -221,71 +227,64 @@ def train(setting: dict[str, Any], seed: int, options: argparse.Namespace, folde
     if teacher is None:
         trainer: Any = ContrastiveRerankTrainer(student, args, train_dataset=rows)
     else:
-        source = teacher(options) if callable(teacher) else Reranker.from_pretrained(train_teacher(teacher, options))
+        source = teacher(options) if callable(teacher) else train_teacher(teacher, options)
         trainer = DistillRerankTrainer(student, args, teacher=source, train_dataset=rows)
     trainer.train()
     return trainer
 
 
-def per_query(reranker: Reranker | None, groups: datasets.Dataset) -> list[float]:
-    """nDCG@10 of every query, under the reranker or in the first stage's order."""
-    values: list[float] = []
-    predict: Callable[..., Any] | None = reranker and partial(reranker.predict, autocast_dtype=torch.bfloat16)
-    pairs = [(group["query"], passage) for group in groups for passage in group["passages"]]
-    scores = iter(predict(pairs, show_progress_bar=False).tolist() if predict else [])
-    for group in groups:
-        size = len(group["passages"])
-        mine = [next(scores) for _ in range(size)] if predict else [-float(place) for place in range(size)]
-        missed = [group["missed_gains"]] if "missed_gains" in group else None
-        values.append(ranking_metrics([mine], [group["labels"]], missed, metrics=[METRIC])[METRIC])
-    return values
+def judged_by(reranker: Reranker | None, options: argparse.Namespace) -> dict[str, list[float]]:
+    """nDCG@10 of every query of every split and collection, under the reranker or in the first stage's order."""
+    predict = reranker and partial(reranker.predict, autocast_dtype=torch.bfloat16, show_progress_bar=False)
+    found = {}
+    for split, names_of_sets in SETS.items():
+        for name in names_of_sets:
+            evaluation = RerankEvaluator(judged(name, split, options), metrics=[METRIC]).evaluate(predict)
+            ranking = "first_stage" if predict is None else "reranked"
+            found[f"{split} {name}"] = [round(value, 4) for value in evaluation.results[0].of(METRIC, ranking)]
+    return found
 
 
-def run_cell(split: str, name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def run_cell(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     begun, log = time.time(), {}
     if name == "BM25":
         reranker = None
     elif name in TEACHERS:
         reranker = Reranker.from_pretrained(train_teacher(TEACHERS[name], options))
+        reranker.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     else:
         trainer = train(all_settings()[name], seed, options, f"student-{options.part[0]}")
         reranker = trainer.reranker
         log = next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {})
-    parts = IN_DOMAIN if split == "dev" else (*IN_DOMAIN, *OUT_OF_DOMAIN)
-    ndcg = {part: [round(value, 4) for value in per_query(reranker, judged(part, split, options))] for part in parts}
-    seconds = round(time.time() - begun, 1)
-    return {"split": split, "name": name, "seed": seed, "ndcg": ndcg, "seconds": seconds, "log": log}
+    trained = time.time()
+    ndcg = judged_by(reranker, options)
+    seconds = {"training": round(trained - begun, 1), "judging": round(time.time() - trained, 1)}
+    return {"name": name, "seed": seed, "ndcg": ndcg, "seconds": seconds, "log": log}
 
 
-def split_of(stage: str) -> str:
-    return "dev" if stage in ("rate", "screen") else "test"
-
-
-def cells(options: argparse.Namespace) -> list[tuple[str, str, int]]:
+def cells(options: argparse.Namespace) -> list[tuple[str, int]]:
     """First stage and teachers, then seed by seed, so that a stopped run has whole seeds."""
-    found = []
-    for stage in options.stages:
-        split = split_of(stage)
-        found += [(split, name, 0) for name in ("BM25", "strong")]
-        found += [(split, name, 0) for name in ("equal", "bad") if stage == "gate"]
-        found += [(split, "the twin itself", 0) for _ in range(stage == "capacity")]
+    found = [("BM25", 0), ("strong", 0)]
+    if "gate" in options.stages:
+        found += [("equal", 0), ("bad", 0)]
+    if "capacity" in options.stages:
+        found += [("the twin itself", 0)]
     for seed in options.seeds:
-        for stage in options.stages:
-            if seed == options.seeds[0] or split_of(stage) == "test":
-                found += [(split_of(stage), name, seed) for name in names(stage, options.best)]
+        found += [(name, seed) for stage in options.stages for name in names(stage, options.best)]
     return list(dict.fromkeys(found))
 
 
 def table(results: list[dict[str, Any]], stage: str, options: argparse.Namespace) -> str:
     """Mean over seeds and queries, and the range of the seeds, as Markdown; the best mean over collections first."""
     shown = [*names(stage, options.best), "BM25", *TEACHERS]
-    mine = [cell for cell in results if cell["split"] == split_of(stage) and cell["name"] in shown]
-    parts = list(mine[0]["ndcg"]) if mine else []
-    lines = [f"| {stage} | seeds | {' | '.join(parts)} | mean |", "|---|--:|" + "--:|" * (len(parts) + 1)]
+    mine = [cell for cell in results if cell["name"] in shown]
+    split = "dev" if stage in ("rate", "screen") else "test"
+    parts = SETS[split]
+    lines = [f"| {stage}, {split} | seeds | {' | '.join(parts)} | mean |", "|---|--:|" + "--:|" * (len(parts) + 1)]
     rows = []
     for name in dict.fromkeys(cell["name"] for cell in mine):
         seeds = [cell["ndcg"] for cell in mine if cell["name"] == name]
-        means = {part: [statistics.mean(cell[part]) for cell in seeds] for part in parts}
+        means = {part: [statistics.mean(cell[f"{split} {part}"]) for cell in seeds] for part in parts}
         over_all = [statistics.mean(values) for values in zip(*means.values(), strict=True)]
         columns = [_mean_and_range(values) for values in (*means.values(), over_all)]
         rows.append((statistics.mean(over_all), f"| {name} | {len(seeds)} | {' | '.join(columns)} |"))
@@ -307,7 +306,7 @@ def main() -> None:
         files = sorted(options.output_dir.glob("cells-*.jsonl"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
-    done = {(cell["split"], cell["name"], cell["seed"]) for cell in finished()}
+    done = {(cell["name"], cell["seed"]) for cell in finished()}
     for number, key in enumerate(cells(options)):
         if key in done or number % num_parts != index:
             continue

@@ -35,7 +35,7 @@ from rerank_trainer.teachers.teacher import Teacher, as_teacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
-from rerank_trainer.trainers.distill import DistillRerankTrainer
+from rerank_trainer.trainers.distill import DistillRerankTrainer, is_placed
 from rerank_trainer.trainers.students import as_student
 
 logger = logging.getLogger(__name__)
@@ -101,10 +101,13 @@ def _outcome(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> tuple
         return _of_teacher(plan, plan.cell_folder(cell))
     if cell.recipe == UNTRAINED:
         student = plan.students[cell.student]
-        reranker = as_student(student.start(), arguments(plan, cell, {}), **_loading(student.options))
+        args = arguments(plan, cell, {})
+        reranker = as_student(student.start(), args, **_loading(student.options))
         size = {"num_parameters": num_parameters(reranker.model)[1]}
         if reranker.fresh_parameters:
             return {}, {"left_out": "its head is freshly initialised, so its scores would be random", **size}
+        if not is_placed(reranker.model):
+            reranker.model.to(args.device)
         return _judged(plan, reranker), size
     reranker, facts = _trained(plan, cell, on_share)
     return _judged(plan, reranker), facts

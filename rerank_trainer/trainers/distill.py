@@ -175,7 +175,7 @@ class DistillRerankTrainer(RerankTrainer):
             return
         is_main = args.process_index == 0
         has_fresh_head = bool(self.reranker.fresh_parameters)
-        if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed or _is_placed(self.reranker.model)):
+        if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed or is_placed(self.reranker.model)):
             self.reranker.model.to(args.device)  # where the Trainer puts it next
         predict = partial(self.reranker.predict, show_progress_bar=_shows_progress(args))
         temperature, takes_softmax = args.teacher_temperature, not {"kl", "mixed"}.isdisjoint(objective.names)
@@ -206,6 +206,6 @@ def _shows_progress(args: RerankTrainingArguments) -> bool | None:
     return False if args.disable_tqdm or args.process_index else None
 
 
-def _is_placed(model: PreTrainedModel) -> bool:
+def is_placed(model: PreTrainedModel) -> bool:
     """Whether the model was loaded to where it stays: quantised, or spread over devices."""
     return getattr(model, "is_quantized", False) or getattr(model, "hf_device_map", None) is not None
