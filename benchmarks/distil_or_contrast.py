@@ -33,6 +33,7 @@ from rerank_trainer import ContrastiveRerankTrainer, RerankTrainingArguments, St
 from rerank_trainer.comparison.recipes import RECIPES
 
 TEACHER_SEED, ALL_LAYERS = 100, 6
+LEARNING_RATE = 1e-4  # that of which_objective.py
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,7 +60,8 @@ def train_teacher(options: argparse.Namespace) -> Path:
     """A contrastive reranker of all layers, trained with the students' settings."""
     folder: Path = options.output_dir / "teacher"
     if not (folder / "modules.json").exists():
-        settings = {**arguments(options, "teacher", TEACHER_SEED), "num_train_epochs": options.num_passes}
+        settings = arguments(options, "teacher", TEACHER_SEED)
+        settings |= {"num_train_epochs": options.num_passes, "learning_rate": LEARNING_RATE}
         args = RerankTrainingArguments(
             **settings, passages_per_query=GROUP_SIZE, model_init_kwargs=loading(options, ALL_LAYERS)
         )
@@ -91,7 +93,7 @@ def main() -> None:
         seeds=options.num_seeds,
         budget=Steps(options.num_groups * options.num_passes // STUDENT_BATCH),
         depths=[depth for depth in (10, 20, options.depth) if depth <= options.depth],
-        args={**settings, "passages_per_query": GROUP_SIZE},
+        args={**settings, "learning_rate": LEARNING_RATE, "passages_per_query": GROUP_SIZE},
         output_dir=options.output_dir / "comparison",
     )
     print(comparison)

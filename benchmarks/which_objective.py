@@ -1,9 +1,9 @@
 """Which objective, which temperature, how far to trust the teacher: many small students, alike but for one thing.
 
 Training groups of 8 come in equal parts from nq-qed and medquad; scifact and cosqa are out of domain. Students are the
-first 3 layers of all-MiniLM-L6-v2, with the settings of real_collections.py but for length and sizes. A finished cell
-(setting, seed) is one line of a JSON lines file with nDCG@10 of every query, so the script can be stopped and started
-again, and a setting that two stages ask for is trained once.
+first 3 layers of all-MiniLM-L6-v2, with the settings of real_collections.py but for rate, length and sizes. A finished
+cell (setting, seed) is one line of a JSON lines file with nDCG@10 of every query, so the script can be stopped and
+started again, and a setting that two stages ask for is trained once.
 
 Stages, the first two read on dev queries of the training collections, the others on test queries:
     rate         learning rates of InfoNCE and KL
@@ -44,7 +44,6 @@ from real_collections import (
     GROUP_SIZE,
     IN_DOMAIN,
     OUT_OF_DOMAIN,
-    STUDENT_LEARNING_RATE,
     arguments,
     start_student,
 )
@@ -66,7 +65,7 @@ from rerank_trainer.objectives.naming import LABEL_LOSSES, TEACHER_LOSSES
 TEACHERS = {"strong": "strong", "equal": "equal", "bad": "bad", "the twin itself": "twin"}
 STAGES = ("rate", "screen", "seeds", "mix", "temperature", "gate", "capacity")
 SETS = {"dev": IN_DOMAIN, "test": (*IN_DOMAIN, *OUT_OF_DOMAIN)}
-RATES = (1e-4, 6e-4)  # beside that of real_collections.py
+LEARNING_RATE, RATES = 1e-4, (3e-5, 3e-4, 6e-4)  # chosen on dev queries among these
 METRIC = "ndcg@10"
 
 
@@ -199,7 +198,7 @@ def train_teacher(who: str, options: argparse.Namespace) -> Path:
             changed: dict[str, Any] = {"per_device_train_batch_size": 8, "learning_rate": None}
             student: Any = get_model_path()
         else:
-            changed, student = {}, start_student(options, seed=100)
+            changed, student = {"learning_rate": LEARNING_RATE}, start_student(options, seed=100)
         args = RerankTrainingArguments(
             **{**arguments(options, folder.name, 100), **changed}, passages_per_query=GROUP_SIZE
         )
@@ -217,7 +216,7 @@ def train(setting: dict[str, Any], seed: int, options: argparse.Namespace, folde
     setting = dict(setting)
     teacher = setting.pop("teacher", None)
     args = RerankTrainingArguments(
-        **{**arguments(options, folder, seed), "learning_rate": STUDENT_LEARNING_RATE, **setting},
+        **{**arguments(options, folder, seed), "learning_rate": LEARNING_RATE, **setting},
         passages_per_query=GROUP_SIZE,
         teacher_cache_dir=str(options.output_dir / "teacher_scores"),
         check_teacher=False,  # a bad teacher is what some cells are about

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 
 from rerank_trainer.cli.arguments import read_mapping, unknown
 from rerank_trainer.data.files import file_of, read_file
@@ -118,9 +117,7 @@ def counted(groups: datasets.Dataset | datasets.IterableDataset) -> str:
 
 def reranker_of(name: str, *, device: str | None, **options: Any) -> Reranker:
     """A reranker on its device: the one asked for, or a GPU where there is one."""
-    reranker = Reranker.from_pretrained(name, dtype="auto", **options)
-    reranker.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return reranker
+    return Reranker.from_pretrained(name, dtype="auto", device=device, **options)
 
 
 def called(function: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> Any:

@@ -28,6 +28,7 @@ from rerank_trainer.data.columns import GROUP_FEATURES
 from rerank_trainer.data.whole_files import write_whole
 from rerank_trainer.evaluation.results import Evaluation
 from rerank_trainer.models.adapters import num_parameters
+from rerank_trainer.models.placement import place
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.teachers.check import check_teacher
 from rerank_trainer.teachers.store import stored_scores
@@ -35,7 +36,7 @@ from rerank_trainer.teachers.teacher import Teacher, as_teacher
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 from rerank_trainer.trainers.base import RerankTrainer
 from rerank_trainer.trainers.contrastive import ContrastiveRerankTrainer
-from rerank_trainer.trainers.distill import DistillRerankTrainer, is_placed
+from rerank_trainer.trainers.distill import DistillRerankTrainer
 from rerank_trainer.trainers.students import as_student
 
 logger = logging.getLogger(__name__)
@@ -106,8 +107,7 @@ def _outcome(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> tuple
         size = {"num_parameters": num_parameters(reranker.model)[1]}
         if reranker.fresh_parameters:
             return {}, {"left_out": "its head is freshly initialised, so its scores would be random", **size}
-        if not is_placed(reranker.model):
-            reranker.model.to(args.device)
+        place(reranker.model, args.device)
         return _judged(plan, reranker), size
     reranker, facts = _trained(plan, cell, on_share)
     return _judged(plan, reranker), facts

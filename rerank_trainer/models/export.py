@@ -66,7 +66,7 @@ def export_classifier(
         if loading:
             raise ValueError(f"{sorted(loading)} are for a Hub id or folder, and a Reranker is loaded already")
     else:
-        reranker = Reranker.from_pretrained(reranker, dtype=dtype, **loading)
+        reranker = Reranker.from_pretrained(reranker, **{"dtype": dtype, "device": "cpu", **loading})
     source = reranker.merged() if reranker.has_adapter else reranker
     if num_bits(source.model) is not None:
         raise ValueError(

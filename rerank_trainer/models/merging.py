@@ -89,7 +89,7 @@ def merge_checkpoints(
         for other in sources[1:]:
             sources[0].refuse_unlike(other, pairs)
         _write_merged(sources, Path(scratch, "merged"), merge)
-        how: dict[str, Any] = {"head": sources[0].head, "prompt": sources[0].prompt, "dtype": "auto"}
+        how: dict[str, Any] = {"head": sources[0].head, "prompt": sources[0].prompt, "dtype": "auto", "device": "cpu"}
         reranker = Reranker.from_pretrained(Path(scratch, "merged"), **how)
         if reranker.fresh_parameters:
             raise ValueError(f"{sought[0]} has no trained {list(reranker.fresh_parameters)}: it is no reranker yet")
@@ -132,7 +132,7 @@ def _refuse_unlike_bases(names: Sequence[str], hub: dict[str, Any]) -> None:
 def _whole_folder(name: str, scratch: Path, *, head: str | Head, hub: dict[str, Any]) -> Path:
     """A folder on this machine with whole weights."""
     if base_of_adapter(name, hub) is not None:
-        Reranker.from_pretrained(name, head=head, dtype="auto", **hub).save_merged(scratch)
+        Reranker.from_pretrained(name, head=head, dtype="auto", device="cpu", **hub).save_merged(scratch)
         return scratch
     if Path(name).is_dir():
         return Path(name)

@@ -13,6 +13,7 @@ from rerank_trainer.models.families import family_of, instructed, prompt_of
 from rerank_trainer.models.heads import Head
 from rerank_trainer.models.loading import load_model, load_tokenizer
 from rerank_trainer.models.peers import stored_max_length, stored_settings
+from rerank_trainer.models.placement import place
 from rerank_trainer.models.quantization import as_asked, log_other_bits
 from rerank_trainer.models.token_logits import TokenLogitHead
 from rerank_trainer.models.weight_files import refuse_pickled_adapter
@@ -27,6 +28,7 @@ def open_parts(
     load_in_4bit: bool,
     quantization_config: BitsAndBytesConfig | None,
     dtype: torch.dtype | str,
+    device: torch.device | str | None,
     hub: dict[str, Any],
     trust_remote_code: bool,
     **loading: Any,
@@ -50,6 +52,8 @@ def open_parts(
         **hub,
         **loading,
     )
+    if "device_map" not in loading:
+        place(model, device)
     tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, **hub)
     limit = None if fresh else stored_max_length(name, hub)
     if limit is not None:

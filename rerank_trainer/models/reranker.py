@@ -127,6 +127,7 @@ class Reranker(PushToHub):
         load_in_4bit: bool = False,
         quantization_config: BitsAndBytesConfig | None = None,
         dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str | None = None,
         revision: str | None = None,
         token: str | None = None,
         trust_remote_code: bool = False,
@@ -154,6 +155,8 @@ class Reranker(PushToHub):
             load_in_4bit: Quantise the linear layers of the backbone to nf4; see ``docs/cheap_students.md``.
             quantization_config: The same as you say: a ``BitsAndBytesConfig``.
             dtype: Type of the weights; "auto" takes the checkpoint's.
+            device: Where it is put; by default on a GPU where there is one. Quantised weights and a ``device_map`` stay
+                where they were loaded.
             revision: Branch, tag or commit.
             token: Hub token.
             trust_remote_code: Whether code from the checkpoint may run.
@@ -167,9 +170,10 @@ class Reranker(PushToHub):
             ImportError: If the weights are to be quantised and bitsandbytes is missing.
         """
         hub = {key: value for key, value in {"revision": revision, "token": token}.items() if value is not None}
-        how: dict[str, Any] = {"head": head, "prompt": prompt, "instruction": instruction, "hub": hub, "dtype": dtype}
-        how |= {"load_in_4bit": load_in_4bit, "quantization_config": quantization_config, "keep_layers": keep_layers}
-        how |= {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+        how: dict[str, Any] = {"head": head, "prompt": prompt, "instruction": instruction, "hub": hub}
+        how |= {"dtype": dtype, "device": device, "keep_layers": keep_layers, "load_in_4bit": load_in_4bit}
+        how |= {"quantization_config": quantization_config, "allow_pickle": allow_pickle}
+        how |= {"trust_remote_code": trust_remote_code}
         parts = open_parts(str(name), **how, **model_kwargs)
         if query_max_length is not None:
             parts["query_max_length"] = query_max_length

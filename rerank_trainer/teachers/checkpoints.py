@@ -62,7 +62,7 @@ class CheckpointTeacher(EnsembleTeacher):
         dev_groups: Labelled rows in any layout that :func:`load_groups` recognises, on which all snapshots are
             measured. Of queries that the run was not trained on: on its own the last snapshot looks best anyway.
         num: How many "auto" takes; those that teach are in memory together.
-        device: Where they compute; None takes the accelerator if there is one.
+        device: Where they compute; by default on a GPU where there is one.
         autocast_dtype: Compute in this type, ``torch.bfloat16`` for instance; None computes in the weights' type.
 
     Attributes:
@@ -83,7 +83,7 @@ class CheckpointTeacher(EnsembleTeacher):
         device: torch.device | str | None = None,
         autocast_dtype: torch.dtype | None = None,
     ) -> None:
-        self._device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        self._device = device
         self._autocast_dtype = autocast_dtype
         folders = _folders(run)
         if select is None:
@@ -105,8 +105,7 @@ class CheckpointTeacher(EnsembleTeacher):
         super().__init__([self._open(folder) for folder in folders if folder in chosen], normalize=None)
 
     def _open(self, folder: Path) -> RerankerTeacher:
-        reranker = Reranker.from_pretrained(folder, dtype="auto")
-        reranker.model.to(self._device)
+        reranker = Reranker.from_pretrained(folder, dtype="auto", device=self._device)
         return RerankerTeacher(reranker, autocast_dtype=self._autocast_dtype)
 
     def _bounds(self, folders: Sequence[Path], groups: datasets.Dataset) -> dict[Path, float]:

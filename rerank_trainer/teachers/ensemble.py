@@ -59,7 +59,7 @@ class EnsembleTeacher:
         normalize: "zscore" (mean 0, standard deviation 1), "rank" (:func:`centred_ranks`), None (members of one scale,
             as they are), or a function from the scores of a group, ``(num_passages,)``, to as many, which the
             fingerprint knows by its name; or a list of these, one a member.
-        device: Where members given by name are put; None takes the accelerator, if there is one.
+        device: Where members given by name are put; by default on a GPU where there is one.
 
     Attributes:
         members: The members as teachers.
@@ -168,9 +168,7 @@ def normalizations(
 def open_teachers(
     teachers: Sequence[str | Path | Reranker | Teacher], *, device: torch.device | str | None = None
 ) -> list[Teacher]:
-    """Teachers from names, rerankers and teachers; names are opened on the device, None = the accelerator if any."""
-    if device is None:
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    """Teachers from names, rerankers and teachers; names are opened on the device, as :func:`as_teacher` does."""
     return [as_teacher(teacher, device=device) for teacher in teachers]
 
 

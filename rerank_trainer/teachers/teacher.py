@@ -116,14 +116,14 @@ def require_trained(reranker: Reranker) -> None:
 def as_teacher(
     teacher: str | Path | Reranker | Teacher,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     autocast_dtype: torch.dtype | None = None,
 ) -> Teacher:
     """A teacher from a Hub id or folder, a reranker, or a teacher.
 
     Args:
         teacher: The teacher in any of these forms.
-        device: Where a teacher given by name is put.
+        device: Where a teacher given by name is put; by default on a GPU where there is one.
         autocast_dtype: Compute a reranker's scores in this type; None computes in the weights' type.
 
     Raises:
@@ -131,8 +131,7 @@ def as_teacher(
     """
     if isinstance(teacher, str | Path):
         logger.info("loading the teacher %s", teacher)
-        teacher = Reranker.from_pretrained(teacher, dtype="auto")
-        teacher.model.to(device)
+        teacher = Reranker.from_pretrained(teacher, dtype="auto", device=device)
     if isinstance(teacher, Reranker):
         return RerankerTeacher(teacher, autocast_dtype=autocast_dtype)
     if isinstance(teacher, Teacher):

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.rankings import hold_minus_ranks
+from rerank_trainer.models.placement import is_placed
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.naming import (
@@ -204,8 +205,3 @@ def _scale_of(groups: datasets.Dataset | datasets.IterableDataset) -> str | None
 def _shows_progress(args: RerankTrainingArguments) -> bool | None:
     """Whether this process shows how far its scoring is: the main one for long work, unless that is switched off."""
     return False if args.disable_tqdm or args.process_index else None
-
-
-def is_placed(model: PreTrainedModel) -> bool:
-    """Whether the model was loaded to where it stays: quantised, or spread over devices."""
-    return getattr(model, "is_quantized", False) or getattr(model, "hf_device_map", None) is not None

@@ -62,7 +62,7 @@ def verify_folder(trainer: GroupHooks, folder: str | None) -> None:
     if not pairs:
         logger.warning("%s: the trainer holds no groups, so only token ids of made-up texts are compared", folder)
     # sharded weights score in all processes or none, and only the main one is here: its folder speaks for them
-    reranker = Reranker.from_pretrained(folder) if trainer.is_fsdp_enabled else trainer.reranker
+    reranker = Reranker.from_pretrained(folder, device="cpu") if trainer.is_fsdp_enabled else trainer.reranker
     trainer.card.parity = (trainer.state.global_step, verify_checkpoint(folder, reranker, pairs))
 
 

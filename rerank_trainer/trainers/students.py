@@ -87,7 +87,8 @@ def _as_reranker(
     if isinstance(model, str | Path):
         options = args.model_init_kwargs or {}
         assert isinstance(options, dict)  # TrainingArguments has parsed the text
-        loaded = Reranker.from_pretrained(model, **{**lengths, **loading, **options})
+        # on the CPU: the Trainer moves it, or shards it
+        loaded = Reranker.from_pretrained(model, **{"device": "cpu", **lengths, **loading, **options})
         if "attn_implementation" not in options:
             precision = torch.bfloat16 if args.bf16 else None
             choose_attention(loaded.model, device=args.device, autocast_dtype=precision, max_length=loaded.max_length)

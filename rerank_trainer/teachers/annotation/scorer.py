@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -74,10 +73,6 @@ def _is_teacher(value: Any) -> TypeGuard[Teacher]:
 
 def _loaded(teacher: Any, device: str | None) -> Teacher:
     # imported here: a teacher that is no model needs no PyTorch
-    import torch
-
     from rerank_trainer.teachers.teacher import as_teacher
 
-    if device is None:
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     return as_teacher(teacher, device=device)
