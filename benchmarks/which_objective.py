@@ -57,13 +57,21 @@ from rerank_trainer import (
     RerankEvaluator,
     RerankTrainingArguments,
     StochasticTeacher,
+    holm,
     load_beir,
+    paired_test,
 )
 from rerank_trainer.data.sampling import TrainGroups
 from rerank_trainer.objectives.naming import LABEL_LOSSES, TEACHER_LOSSES
 
 TEACHERS = {"strong": "strong", "equal": "equal", "bad": "bad", "the twin itself": "twin"}
 STAGES = ("rate", "screen", "seeds", "mix", "temperature", "gate", "capacity")
+DEV_STAGES = ("rate", "screen")
+# What the settings of a stage are tested against.
+REFERENCES = {"seeds": "teacher: kl", "mix": "teacher: kl", "temperature": "teacher: kl"}
+REFERENCES |= {"gate": "infonce", "capacity": "infonce"}
+TEACHERS_OF = {"gate": ("strong", "equal", "bad"), "capacity": ("the twin itself",)}  # others have the strong one
+DOMAINS = {"in domain": IN_DOMAIN, "out of domain": OUT_OF_DOMAIN}
 SETS = {"dev": IN_DOMAIN, "test": (*IN_DOMAIN, *OUT_OF_DOMAIN)}
 LEARNING_RATE, RATES = 1e-4, (3e-5, 3e-4, 6e-4)  # chosen on dev queries among these
 METRIC = "ndcg@10"
@@ -263,36 +271,90 @@ def run_cell(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
 
 def cells(options: argparse.Namespace) -> list[tuple[str, int]]:
     """First stage and teachers, then seed by seed, so that a stopped run has whole seeds."""
-    found = [("BM25", 0), ("strong", 0)]
-    if "gate" in options.stages:
-        found += [("equal", 0), ("bad", 0)]
-    if "capacity" in options.stages:
-        found += [("the twin itself", 0)]
+    found = [("BM25", 0)]
+    found += [(name, 0) for stage in options.stages for name in TEACHERS_OF.get(stage, ("strong",))]
     for seed in options.seeds:
         found += [(name, seed) for stage in options.stages for name in names(stage, options.best)]
     return list(dict.fromkeys(found))
 
 
+# ---- tables and a chart of what finished cells say ----
+
+
 def table(results: list[dict[str, Any]], stage: str, options: argparse.Namespace) -> str:
-    """Mean over seeds and queries, and the range of the seeds, as Markdown; the best mean over collections first."""
-    shown = [*names(stage, options.best), "BM25", *TEACHERS]
+    """Means over seeds and queries with the range of the seeds, as Markdown; the best mean over collections first.
+
+    On test queries also the difference from the stage's reference, paired by query, on the seeds that both have.
+    """
+    shown = [*names(stage, options.best), "BM25", *TEACHERS_OF.get(stage, ("strong",))]
     mine = [cell for cell in results if cell["name"] in shown]
-    split = "dev" if stage in ("rate", "screen") else "test"
+    split, reference = ("dev", None) if stage in DEV_STAGES else ("test", REFERENCES[stage])
     parts = SETS[split]
-    lines = [f"| {stage}, {split} | seeds | {' | '.join(parts)} | mean |", "|---|--:|" + "--:|" * (len(parts) + 1)]
+    columns = [f"{stage}, {split}", "seeds", *parts, "mean", *(DOMAINS if reference else ())]
+    lines = [" | ".join(["", *columns, ""]).strip(), "|---|" + "--:|" * (len(columns) - 1)]
+    tests = _tests(mine, reference) if reference else {}
     rows = []
     for name in dict.fromkeys(cell["name"] for cell in mine):
         seeds = [cell["ndcg"] for cell in mine if cell["name"] == name]
         means = {part: [statistics.mean(cell[f"{split} {part}"]) for cell in seeds] for part in parts}
         over_all = [statistics.mean(values) for values in zip(*means.values(), strict=True)]
-        columns = [_mean_and_range(values) for values in (*means.values(), over_all)]
-        rows.append((statistics.mean(over_all), f"| {name} | {len(seeds)} | {' | '.join(columns)} |"))
+        texts = [name, str(len(seeds)), *map(_mean_and_range, (*means.values(), over_all))]
+        texts += [tests.get((name, domain), "") for domain in DOMAINS] if reference else []
+        rows.append((statistics.mean(over_all), " | ".join(["", *texts, ""]).strip()))
     return "\n".join(lines + [row for _, row in sorted(rows, reverse=True)])
 
 
 def _mean_and_range(values: list[float]) -> str:
     spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{spread}"
+
+
+def _tests(cells: list[dict[str, Any]], reference: str) -> dict[tuple[str, str], str]:
+    """By setting and domain the difference from the reference, marked where p < 0.05 after Holm's correction."""
+    by_name: dict[str, dict[int, Any]] = {}
+    for cell in cells:
+        by_name.setdefault(cell["name"], {})[cell["seed"]] = cell["ndcg"]
+    found = {}
+    for name, own in by_name.items():
+        # a teacher and the first stage have no seed of their own
+        seeds = sorted(own.keys() & by_name[reference].keys())
+        for domain, parts in DOMAINS.items():
+            if name not in (reference, "BM25", *TEACHERS):
+                ours, theirs = (_by_query(which, seeds, parts) for which in (own, by_name[reference]))
+                found[name, domain] = paired_test(ours, theirs)
+    corrected = holm({key: test.p_value for key, test in found.items()})
+    return {key: f"{test.difference:+.3f}{'*' if corrected[key] < 0.05 else ''}" for key, test in found.items()}
+
+
+def _by_query(ndcg: dict[int, Any], seeds: list[int], parts: tuple[str, ...]) -> list[float]:
+    """The mean over seeds of every query of these collections."""
+    return [
+        statistics.mean(values)
+        for part in parts
+        for values in zip(*(ndcg[seed][f"test {part}"] for seed in seeds), strict=True)
+    ]
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """In and out of domain one dot a cell, a row for each setting, the best in domain first."""
+    from matplotlib import pyplot
+
+    def mean(cell: dict[str, Any], domain: str) -> float:
+        return statistics.mean(statistics.mean(cell["ndcg"][f"test {part}"]) for part in DOMAINS[domain])
+
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for cell in results:
+        by_name.setdefault(cell["name"], []).append(cell)
+    order = sorted(by_name, key=lambda name: statistics.mean(mean(cell, "in domain") for cell in by_name[name]))
+    figure, axes = pyplot.subplots(figsize=(8, 2 + len(order) / 5), layout="constrained")
+    for domain, marker in zip(DOMAINS, "os", strict=True):
+        dots = [(mean(cell, domain), place) for place, name in enumerate(order) for cell in by_name[name]]
+        axes.plot(*zip(*dots, strict=True), marker, markersize=5, alpha=0.7, label=domain)
+    axes.set_yticks(range(len(order)), order)
+    axes.set(xlabel="nDCG@10, a dot for each seed", ylim=(-1, len(order)))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -315,6 +377,7 @@ def main() -> None:
             file.write(json.dumps(cell) + "\n")
     for stage in options.stages:
         print(f"\n{table(finished(), stage, options)}")
+    draw(finished(), options.output_dir / "which_objective.png")
 
 
 if __name__ == "__main__":

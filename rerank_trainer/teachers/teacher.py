@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.windows import Windows
 
 logger = logging.getLogger(__name__)
+
+# What a config says of where a model comes from and how it is used, not of what it computes.
+_NO_COMPUTATION = {"_name_or_path", "architectures", "dtype", "transformers_version", "sentence_transformers"}
+_NO_COMPUTATION |= {"rerank_trainer", "use_cache", "return_dict", "problem_type", "id2label", "label2id"}
 
 TEXT_COLUMNS = ("query", "passages", "instruction")  # that every teacher is given, the last where the groups have it
 
@@ -140,7 +145,7 @@ def as_teacher(
 
 
 def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None, windows: Windows | None = None) -> str:
-    """A digest of the weights, the tokenizer's template and the settings that scores depend on."""
+    """A digest of the weights, the config, the tokenizer's template and the settings that scores depend on."""
     digest = hashlib.sha256()
     add_weights(digest, reranker.model)
     template = reranker.template
@@ -155,6 +160,9 @@ def fingerprint_reranker(reranker: Reranker, autocast_dtype: torch.dtype | None,
         windows,
     )
     digest.update(repr(settings).encode())
+    # equal weights score otherwise with other attention heads, positions or windows
+    computed = {key: value for key, value in reranker.model.config.to_dict().items() if key not in _NO_COMPUTATION}
+    digest.update(json.dumps(computed, sort_keys=True, default=str).encode())
     digest.update(chain_settings(reranker.model).encode())
     digest.update(adapter_settings(reranker.model).encode())
     return digest.hexdigest()

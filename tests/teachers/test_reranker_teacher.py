@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import BertConfig, BertForSequenceClassification
 
 from rerank_trainer.data.prompts import Prompt
 from rerank_trainer.models.reranker import Reranker
@@ -76,6 +77,17 @@ def test_the_prompt_is_part_of_the_fingerprint(folders):
     }
 
     assert len(made) == 2
+
+
+def test_equal_weights_under_another_config_have_another_fingerprint():
+    model, tokenizer = tiny_model("bert")
+    cut = BertForSequenceClassification(BertConfig(**{**model.config.to_dict(), "num_attention_heads": 1}))
+    cut.load_state_dict(model.state_dict())
+    teachers = [RerankerTeacher(Reranker(each, tokenizer)) for each in (model, cut)]
+
+    scores = [teacher.score(GROUPS)["scores"] for teacher in teachers]
+    assert scores[0] != scores[1]
+    assert teachers[0].fingerprint != teachers[1].fingerprint
 
 
 def test_the_scale_of_an_adapter_is_part_of_the_fingerprint(folders):
