@@ -59,3 +59,23 @@ def test_a_peer_at_its_best_is_the_fastest_run_of_each_round(turns):
 def test_sides_that_saw_unlike_tokens_are_named(turns):
     assert turns.differences(RESULTS, ("tokens",)) == ["tokens differs: ours [5], st-8 [5], st-16 [5, 7]"]
     assert turns.differences({name: RESULTS[name] for name in ("ours", "st-8")}, ("tokens",)) == []
+
+
+def test_objectives_are_compared_on_the_seeds_that_both_have(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    which_objective = importlib.import_module("which_objective")
+    sets = ("test nq-qed", "test medquad", "test scifact", "test cosqa")
+
+    def cell(name, seed, value):
+        # ten queries a set that differ by the value alone
+        return {
+            "name": name,
+            "seed": seed,
+            "ndcg": {part: [value + query / 100 for query in range(10)] for part in sets},
+        }
+
+    cells = [cell("teacher: kl", 0, 0.5), cell("teacher: kl", 1, 0.3), cell("infonce", 1, 0.4), cell("BM25", 0, 0.2)]
+    tests = which_objective._tests(cells, "teacher: kl")
+
+    # 0.4 - 0.3 of seed 1, not 0.4 - 0.4 of all; 20 queries that all gain
+    assert tests == {("infonce", domain): "+0.100*" for domain in ("in domain", "out of domain")}
