@@ -16,7 +16,8 @@ def bce(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float =
 
     The sum runs over the n real passages of the group. This is the loss of monoBERT (Nogueira and Cho, 2019,
     https://arxiv.org/abs/1901.04085), which sums where we average, so that long groups do not weigh more. Also known as
-    pointwise cross-entropy, sigmoid loss, log loss; ``BinaryCrossEntropyLoss`` in sentence-transformers.
+    pointwise cross-entropy, sigmoid loss, log loss; ``BinaryCrossEntropyLoss`` in sentence-transformers, whose mean
+    goes over all passages of the batch where there is one value a group here, and which has a ``pos_weight``.
 
     Args:
         scores: Model logits, ``(batch_size, group_size)``.
@@ -49,8 +50,9 @@ def mse(scores: Tensor, labels: Tensor, *, weights: Tensor, temperature: float =
     The sum runs over the n real passages of the group. With a teacher's logits as targets this is distillation as in
     InRanker (Laitz et al., 2024, https://arxiv.org/abs/2401.06910), which compares two logits a passage where we have
     one score; with labels it is pointwise regression. It ties each score to a place on the teacher's scale, while
-    ``margin_mse`` ties differences and ``kl`` their softmax. ``MSELoss`` in sentence-transformers. Squares of
-    differences above 1e19 are infinite in float32; the gradient stays finite.
+    ``margin_mse`` ties differences and ``kl`` their softmax. ``MSELoss`` in sentence-transformers, whose mean goes over
+    all passages of the batch where there is one value a group here. Squares of differences above 1e19 are infinite in
+    float32; the gradient stays finite.
 
     Args:
         scores: Model logits, ``(batch_size, group_size)``.

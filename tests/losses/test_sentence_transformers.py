@@ -139,6 +139,7 @@ def test_multiple_negatives_ranking_of_one_query_is_infonce_of_sigmoids_at_a_ten
 @pytest.mark.parametrize(
     ("name", "loss_class", "options", "labels", "counts"),
     [
+        ("bce", losses.BinaryCrossEntropyLoss, {}, [[label / 3 for label in group] for group in ORDERED], [5, 3, 2]),
         ("mse", losses.MSELoss, {}, TEACHER, [5, 3, 2]),  # passages
         ("adr_mse", losses.ADRMSELoss, {}, GRADED, [5, 3, 2]),
         ("ranknet", losses.RankNetLoss, NATS, GRADED, [8, 2, 1]),  # ordered pairs
