@@ -24,7 +24,7 @@ from rerank_trainer.data.shards import ShardFolder
 from rerank_trainer.data.streams import refuse_part_of_stream
 from rerank_trainer.models.progress import MANY_PAIRS, PairProgress
 from rerank_trainer.models.reranker import Reranker
-from rerank_trainer.teachers.annotation.estimate import estimate_from
+from rerank_trainer.teachers.annotation.estimate import estimate_from, is_paid, price_of
 from rerank_trainer.teachers.annotation.loop import Process, write_shards
 from rerank_trainer.teachers.annotation.scorer import COLUMN, TeacherScorer
 from rerank_trainer.teachers.teacher import Teacher
@@ -143,8 +143,11 @@ def annotate(
     shown = False if process.index else show_progress_bar
     nums_pairs = _nums_pairs(groups, shard_size)
     own = None if nums_pairs is None else sum(nums_pairs[process.index :: process.count])
-    if process.index == 0 and nums_pairs is not None:
-        _log_estimate(groups, scorer, folder, nums_pairs, shard_size, process)
+    if process.index == 0:
+        if nums_pairs is None:
+            _log_price(groups, scorer, folder)
+        else:
+            _log_estimate(groups, scorer, folder, nums_pairs, shard_size, process)
     with PairProgress(own, show=shown, description="Teacher scores") as progress:
         options: dict[str, Any] = {"settings": settings, "process": process, "progress": progress, "wait": wait}
         work = write_shards(_tables(groups, shard_size), scorer, folder.path, **options)
@@ -240,3 +243,17 @@ def _log_estimate(
     if estimate is not None:
         level = logging.INFO if estimate.cost is None else logging.WARNING  # money is spent from here on
         logger.log(level, "before the start, by a sample of %d groups: %s", size, estimate)
+
+
+def _log_price(groups: datasets.IterableDataset, scorer: TeacherScorer, folder: ShardFolder) -> None:
+    """Say what a paid teacher costs for a stream, of which nobody knows how many pairs it has."""
+    if not is_paid(scorer.teacher) or (folder.has_begun() and folder.finished() is not None):
+        return
+    sample = [group for table_of in _tables(groups.take(SAMPLE_SIZE), SAMPLE_SIZE) for group in table_of().to_pylist()]
+    price = price_of(sample, scorer.teacher)
+    if price is not None:
+        logger.warning(
+            "before the start, by the first %d groups of a stream: cost about %.4g for every 1,000 pairs",
+            len(sample),
+            price,
+        )

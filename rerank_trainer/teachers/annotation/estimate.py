@@ -60,7 +60,7 @@ def estimate_from(
 ) -> Estimate | None:
     """What scoring will take if its groups are like those of a sample, which is scored.
 
-    None if the teacher has kept all scores of the sample, which then says nothing.
+    None if a paid teacher has kept all scores of the sample, which then says nothing.
 
     Args:
         sample: Groups. The first is scored once before, since a first call may load and measure.
@@ -68,10 +68,10 @@ def estimate_from(
         num_pairs: Pairs that are to be scored.
         num_processes: Processes that share the work, all as fast as this one.
     """
-    of_sample = scorer.teacher.estimate(sample.to_pylist()) if isinstance(scorer.teacher, PaidTeacher) else None
-    if of_sample is not None and not of_sample.num_pairs:
+    of_sample = _estimates(scorer.teacher, sample.to_pylist())
+    if not all(estimate.num_pairs for estimate in of_sample):
         return None
-    cost = None if of_sample is None else of_sample.cost
+    cost = _sum_of_costs(of_sample)
     scorer(sample.slice(0, 1))
     start = time.perf_counter()
     scorer(sample)
@@ -81,3 +81,30 @@ def estimate_from(
         pairs_per_second=num_processes * num_sampled / seconds,
         cost=None if cost is None else cost * num_pairs / num_sampled,
     )
+
+
+def is_paid(teacher: Teacher) -> bool:
+    """Whether the teacher, or one that it is made of, can say before what it costs."""
+    return isinstance(teacher, PaidTeacher) or any(map(is_paid, getattr(teacher, "members", ())))
+
+
+def price_of(groups: Sequence[Mapping[str, Any]], teacher: Teacher) -> float | None:
+    """What a thousand pairs like these cost, in the unit of the teacher's prices; nothing is asked.
+
+    None if the teacher has no price, or has kept all scores of these groups.
+    """
+    estimates = _estimates(teacher, groups)
+    cost, num_pairs = _sum_of_costs(estimates), sum(len(group["passages"]) for group in groups)
+    return 1000 * cost / num_pairs if cost and num_pairs else None
+
+
+def _estimates(teacher: Teacher, groups: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What each paid teacher says: this one, or those that it is made of."""
+    if isinstance(teacher, PaidTeacher):
+        return [teacher.estimate(groups)]
+    return [estimate for member in getattr(teacher, "members", ()) for estimate in _estimates(member, groups)]
+
+
+def _sum_of_costs(estimates: Sequence[Any]) -> float | None:
+    costs = [estimate.cost for estimate in estimates if estimate.cost is not None]
+    return sum(costs) if costs else None

@@ -16,6 +16,7 @@ from rerank_trainer.teachers.annotation import annotate as annotate_module
 from rerank_trainer.teachers.annotation.annotate import annotate
 from rerank_trainer.teachers.annotation.estimate import PaidTeacher
 from rerank_trainer.teachers.endpoints.endpoint import EndpointTeacher
+from rerank_trainer.teachers.ensemble import EnsembleTeacher
 from tests.tiny_models import tiny_model
 
 ROWS = [
@@ -346,6 +347,41 @@ def test_an_estimate_of_time_and_cost_stands_before_long_work(tmp_path, caplog, 
     annotate(groups, Paid(), tmp_path / "out")  # nothing is left
     annotate(GROUPS, Paid(), tmp_path / "short")  # not worth it
     assert not [text for text in caplog.messages if "before the start" in text]
+
+
+class Priced(LengthTeacher):
+    """Says that a pair costs so much."""
+
+    def __init__(self, price):
+        super().__init__(f"lengths for {price}")
+        self.price = price
+
+    def estimate(self, groups):
+        assert self.asked == []
+        num_pairs = sum(len(group["passages"]) for group in groups)
+        return SimpleNamespace(num_pairs=num_pairs, cost=self.price * num_pairs)
+
+
+def test_an_ensemble_costs_what_its_paid_members_cost(tmp_path, caplog):
+    ensemble = EnsembleTeacher([Priced(0.25), EnsembleTeacher([LengthTeacher(), Priced(0.5)])])
+    annotate(datasets.concatenate_datasets([GROUPS] * 32), ensemble, tmp_path)
+    (line,) = [record for record in caplog.records if "before the start" in record.message]
+
+    assert line.message.endswith("; cost about 888")  # 1184 pairs at 0.75
+    assert line.levelno == logging.WARNING
+
+
+def test_a_stream_says_before_what_a_thousand_of_its_pairs_cost(tmp_path, caplog):
+    teacher = Priced(0.25)
+    annotate(GROUPS.to_iterable_dataset(), teacher, tmp_path / "out")
+    (line,) = caplog.messages
+
+    assert line == "before the start, by the first 25 groups of a stream: cost about 250 for every 1,000 pairs"
+    assert teacher.asked == ROWS  # once: nothing is asked for the price
+    caplog.clear()
+    annotate(GROUPS.to_iterable_dataset(), Priced(0.25), tmp_path / "out")  # nothing is left
+    annotate(GROUPS.to_iterable_dataset(), LengthTeacher(), tmp_path / "free")
+    assert caplog.messages == []
 
 
 def test_a_service_says_before_what_it_costs(tmp_path):
