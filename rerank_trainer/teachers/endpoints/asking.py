@@ -29,10 +29,12 @@ class Request:
     Attributes:
         body: What is sent, as JSON.
         pairs: The digest of each pair, in the order of its passages there.
+        about: In words, for an error that the request itself brings about.
     """
 
     body: Mapping[str, Any]
     pairs: Sequence[bytes]
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Asking:
         try:
             scores = self._api.read(answer, len(request.pairs))
         except ValueError as error:
-            self._trouble = self._trouble or error
+            self._trouble = self._trouble or ValueError(f"{error}{_asked(request)}")
             return
         self._journal.add(request.pairs, scores)
         self._scores.update(zip(request.pairs, scores, strict=True))
@@ -187,7 +189,9 @@ class Asking:
         if not failure.again or failed >= self._retries.max_retries or too_long:
             times = f" (attempt {failed + 1})" if failed else ""
             asks = f", and asks to be asked again in {failure.wait:.0f} s" if failure.wait is not None else ""
-            self._trouble = self._trouble or EndpointError(f"{failure.reason}{times}{asks}")
+            self._trouble = self._trouble or EndpointError(
+                f"{failure.reason}{times}{asks}{'' if failure.again else _asked(request)}"
+            )
             return
         due = time.monotonic() + self._retries.pause(failed, failure)
         if failure.is_busy or failure.wait is not None:  # then it has no time for the others either
@@ -206,3 +210,7 @@ class Asking:
             f"the budget is spent: {spent} so far, with all runs before, and the next request is about {num_pairs} "
             f"pairs; allowed is {limits}. Raise the budget to go on"
         )
+
+
+def _asked(request: Request) -> str:
+    return f". It was asked about {request.about}" if request.about else ""

@@ -16,7 +16,7 @@ from huggingface_hub.constants import HF_HOME
 from tqdm.auto import tqdm
 
 from rerank_trainer.models.progress import MANY_PAIRS
-from rerank_trainer.teachers.endpoints.apis import Api, RerankApi
+from rerank_trainer.teachers.endpoints.apis import Api, RerankApi, shortened
 from rerank_trainer.teachers.endpoints.asking import Asking, Request, Retries
 from rerank_trainer.teachers.endpoints.budget import Budget, Estimate
 from rerank_trainer.teachers.endpoints.errors import EndpointError
@@ -199,7 +199,8 @@ class EndpointTeacher:
             for start in range(0, len(found), self.api.max_passages):
                 part = dict(list(found.items())[start : start + self.api.max_passages])
                 body = self.api.body(query, list(part.values()), instruction)
-                requests.append(Request(body if self.model is None else {**body, "model": self.model}, list(part)))
+                body = body if self.model is None else {**body, "model": self.model}
+                requests.append(Request(body, list(part), about=_in_words(query, list(part.values()))))
         return requests
 
     def _scaled(self, score: float) -> float:
@@ -207,6 +208,12 @@ class EndpointTeacher:
             return score
         probability = min(max(score, SMALLEST_PROBABILITY), 1 - SMALLEST_PROBABILITY)
         return math.log(probability / (1 - probability))
+
+
+def _in_words(query: str, passages: Sequence[str]) -> str:
+    """What a request is about, so that its row can be found."""
+    first = f"the query {shortened(query, 100)!r} and the passage {shortened(passages[0], 100)!r}"
+    return first if len(passages) == 1 else f"{first} with {len(passages) - 1} more"
 
 
 def _settings(api: Api) -> Any:

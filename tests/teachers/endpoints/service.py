@@ -21,8 +21,8 @@ class Service:
     """Serves scores on a port of its own, for use in ``with``.
 
     A pair is paid for when its answer is sent whole. Faults befall the first requests, one each, in their order:
-    "429" and "503" (refused), "cut" (half of the announced answer), "half" (half of an answer whose length was not
-    announced), "drip" (a byte now and then), "hang" (no answer before ``release``), "echo" (refused by a text that
+    "429", "500" and "503" (refused), "cut" (half of the announced answer), "half" (half of an answer whose length was
+    not announced), "drip" (a byte now and then), "hang" (no answer before ``release``), "echo" (refused by a text that
     repeats the key), "mirror" (answered by JSON that repeats it), "400", "408", "302".
 
     Args:
@@ -101,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def befall(self, fault: str | None, body: dict[str, Any]) -> None:
         service = self.service
-        refusals = {"429": 429, "503": 503, "400": 400, "408": 408, "302": 302, "echo": 401}
+        refusals = {"429": 429, "500": 500, "503": 503, "400": 400, "408": 408, "302": 302, "echo": 401}
         if fault in refusals:
             text = f"wrong key {self.headers['Authorization']} in the request" if fault == "echo" else "not now"
             return self.reply(refusals[fault], text.encode())

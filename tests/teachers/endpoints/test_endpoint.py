@@ -73,7 +73,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_cross_encoder_behind_a_faulty_service_gives_its_scores_and_is_paid_once(shape, cross_encoder, tmp_path):
     path, api = SHAPES[shape]
-    faults = ["429", "503", "cut", "half", "429", "429"]
+    faults = ["429", "503", "cut", "half", "500", "429", "429"]
     # the client gives up after its timeout, which a busy machine must not reach otherwise: once is enough
     faults += ["hang"] if shape == "tei" else []
     with Service(cross_encoder, faults) as service:
@@ -255,9 +255,19 @@ def test_a_budget_stops_the_run_and_a_larger_one_goes_on(tmp_path):
 def test_a_refused_request_is_not_repeated_and_its_text_is_told(tmp_path):
     with Service(lengths, ["400"]) as service:
         teacher = EndpointTeacher(service.url("/tei"), api="tei", max_concurrency=1, journal_dir=tmp_path, **QUICK)
-        with pytest.raises(EndpointError, match=r"127.0.0.1:\d+/tei: status 400: not now"):
+        with pytest.raises(EndpointError, match=r"127.0.0.1:\d+/tei: status 400: not now") as refused:
             teacher.score(GROUPS)
         assert len(service.bodies) == 1
+    # the row can be found: services refuse texts that are too long, or that a filter does not like
+    assert f"asked about the query {TEXTS[0]!r} and the passage {TEXTS[0]!r} with 5 more" in str(refused.value)
+
+
+def test_a_pair_that_a_judge_does_not_answer_is_named(tmp_path):
+    api = ChatJudge(Prompt(JUDGE_PROMPT), yes="of course", no="never")
+    with Service(lengths) as service:
+        teacher = EndpointTeacher(service.url("/v1/chat/completions"), api=api, journal_dir=tmp_path, **QUICK)
+        with pytest.raises(ValueError, match="neither 'of course' nor 'never'.*the query 'q' and the passage 'p'"):
+            teacher.score([{"query": "q", "passages": ["p"]}])
 
 
 def test_a_redirection_is_not_followed(tmp_path):

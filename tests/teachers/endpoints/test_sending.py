@@ -36,6 +36,7 @@ def send(service, path="/tei", timeout=5.0, key=None):
     [
         ("429", True, False, True, "status 429: not now"),
         ("503", True, False, False, "status 503: not now"),
+        ("500", True, False, False, "status 500: not now"),
         ("cut", True, True, False, "RemoteProtocolError"),
         ("half", True, True, False, "an answer that is not JSON: [{"),
         ("hang", True, True, False, "no whole answer within 0.2 s"),
