@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rerank_trainer.losses import infonce, kl
-from rerank_trainer.objectives.objective import LabelObjective, Objective, Targets, TeacherObjective
+from rerank_trainer.objectives.objective import LabelObjective, Objective, Targets, TeacherObjective, distinct_names
 from rerank_trainer.objectives.utilities import UTILITIES, UtilityFn
 
 TRUSTED = 0.5  # a query counts as trusting its teacher above this
@@ -52,7 +52,8 @@ class GatedObjective(Objective):
             alone.
 
     Raises:
-        ValueError: If a value is out of its range, or a utility of one's own comes without ``full_trust_at``.
+        ValueError: If a value is out of its range, a utility of one's own comes without ``full_trust_at``, or the two
+            losses have the same name.
 
     >>> scores, targets = torch.zeros(1, 2), Targets(
     ...     torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, dtype=torch.bool), torch.tensor([[9.0, 0.0]]))
@@ -96,7 +97,7 @@ class GatedObjective(Objective):
                 "to 1, a number from 0 to below 1, and a share of the optimizer steps above 0"
             )
         self.source_share, self.decay, self.measured_until = source_share, decay, measured_until
-        self.names = self.teacher.names + self.labels.names
+        self.names = distinct_names(self.teacher.names + self.labels.names)
         self.max_label = self.labels.max_label
         self.set_sources(1)
         self.set_progress(0.0)

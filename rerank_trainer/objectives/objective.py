@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -218,13 +219,14 @@ class TeacherObjective(Objective):
 class WeightedObjective(Objective):
     """Several objectives at once, each with a weight.
 
-    The log has ``loss_<name>``, what each part contributes, and ``weight_<name>`` for weights that change.
+    The log has ``loss_<name>``, what each part contributes, and ``weight_<name>`` for weights that change. What else it
+    has of several parts under one name, such as ``teacher_temperature``, is followed by the part's.
 
     Args:
         parts: (weight, objective) pairs; a weight is a number or a :class:`~rerank_trainer.objectives.schedules.Ramp`.
 
     Raises:
-        ValueError: If there is no part, or a weight is negative.
+        ValueError: If there is no part, a weight is negative, or two parts have the same name.
 
     >>> from rerank_trainer.losses import infonce, kl
     >>> from rerank_trainer.objectives.schedules import Ramp
@@ -241,7 +243,7 @@ class WeightedObjective(Objective):
             raise ValueError(f"expected objectives with weights of 0 or more, got {[weight for weight, _ in parts]}")
         self.schedules = [as_schedule(weight) for weight, _ in parts]
         self.parts = nn.ModuleList([objective for _, objective in parts])
-        self.names = tuple(name for _, objective in parts for name in objective.names)
+        self.names = distinct_names(name for _, objective in parts for name in objective.names)
         self.needs_labels = any(part.needs_labels for _, part in parts)
         self.needs_teacher = any(part.needs_teacher for _, part in parts)
         self.max_label = min((p.max_label for _, p in parts if p.max_label is not None), default=None)
@@ -266,4 +268,26 @@ class WeightedObjective(Objective):
             for _ in part.names
         ]
         named = zip(changes, self.names, self.part_weights, strict=True)
-        return {f"weight_{name}": weight for changed, name, weight in named if changed} | super().readings()
+        weights = {f"weight_{name}": weight for changed, name, weight in named if changed}
+        inside = [("+".join(part.names), part.readings()) for part in self.parts]
+        shared = Counter(key for _, of_part in inside for key in of_part)
+        return weights | {
+            key if shared[key] == 1 else f"{key}_{name}": value
+            for name, of_part in inside
+            for key, value in of_part.items()
+        }
+
+
+def distinct_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The names of an objective's parts, by which the log tells them apart.
+
+    Raises:
+        ValueError: If two are the same.
+    """
+    found = tuple(names)
+    if len(set(found)) < len(found):
+        raise ValueError(
+            f"the parts of an objective are named {found}, and the log could not tell those of one name apart. Give "
+            'one of them a name of its own, as in TeacherObjective(..., name="teacher_ranknet").'
+        )
+    return found

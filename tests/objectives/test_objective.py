@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from rerank_trainer.losses import LOSSES, lambdarank, positive_margin_mse, with_options
+from rerank_trainer.objectives.consistency import ZScore
+from rerank_trainer.objectives.gated import GatedObjective
 from rerank_trainer.objectives.naming import contrastive_objective, distillation_objective
 from rerank_trainer.objectives.objective import LabelObjective, Targets, TeacherObjective, WeightedObjective
 
@@ -133,6 +135,33 @@ def test_a_sum_of_objectives_knows_what_its_parts_need():
     assert both.needs_labels and both.needs_teacher and both.max_label == 1.0
     assert both.names == ("bce", "raw") and both.part_weights == (2.0, 0.5)
     assert not LabelObjective(LOSSES["infonce"]).needs_teacher
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [lambda of_teacher, of_labels: WeightedObjective([(0.5, of_teacher), (0.5, of_labels)]), GatedObjective],
+    ids=["weighted", "gated"],
+)
+def test_parts_that_the_log_could_not_tell_apart_are_refused(kind):
+    of_teacher, of_labels = TeacherObjective(LOSSES["ranknet"]), LabelObjective(LOSSES["ranknet"])
+
+    with pytest.raises(ValueError, match=r"named \('ranknet', 'ranknet'\).*Give one of them a name of its own"):
+        kind(of_teacher, of_labels)
+    assert kind(of_teacher, LabelObjective(LOSSES["ranknet"], name="own")).names == ("ranknet", "own")
+
+
+def test_what_two_parts_measure_stands_in_the_log_twice():
+    parts = [
+        TeacherObjective(LOSSES["kl"], teacher_temperature="auto", consistency=consistency, name=name)
+        for name, consistency in (("as_given", None), ("in_deviations", ZScore()))
+    ]
+    objective = WeightedObjective([*((0.4, part) for part in parts), (0.2, LabelObjective(LOSSES["infonce"]))])
+    objective.prepare(TARGETS)
+
+    measured = [part.readings()["teacher_temperature"] for part in parts]
+    names = ["teacher_temperature_as_given", "teacher_temperature_in_deviations"]
+    assert objective.readings() == dict(zip(names, measured, strict=True)) and measured[0] != measured[1]
+    assert WeightedObjective([(1.0, parts[0])]).readings() == {"teacher_temperature": measured[0]}
 
 
 def test_sums_of_sums_multiply_their_weights():
