@@ -105,6 +105,20 @@ def test_samples_of_an_adapted_model_are_its_scores_under_each_noise(tmp_path, o
     require_equal(reranker, layer)
 
 
+def test_the_backbone_runs_once_a_row_however_many_samples_there_are():
+    reranker = Reranker(*tiny_model("bert"), max_length=48)
+    head, ran = HeadDropout(reranker), []
+    reranker.model.bert.register_forward_hook(lambda module, inputs, output: ran.append(len(output[0])))
+    rows = [row for (row,) in reranker.template.encode([(query, [passage]) for query, passage in SOME])]
+    laid = lay_rows(rows, [(i, 0) for i in range(len(rows))])
+    for num_samples in (1, 30):
+        ran.clear()
+        head.draw(num_samples, rate=0.1, generator=torch.Generator().manual_seed(0))
+        samples = scores_in_evaluation(reranker.row_scorer(head=head), reranker.model, laid)
+
+        assert samples.shape == (len(SOME), num_samples) and sum(ran) == len(SOME)
+
+
 def test_samples_are_the_same_however_rows_share_micro_batches_and_prefixes():
     reranker = Reranker(*tiny_model("llama"), max_length=48)
     head = HeadDropout(reranker)

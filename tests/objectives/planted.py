@@ -83,8 +83,8 @@ def fit(
 def _batches(features: Tensor, targets: Targets, size: int) -> Iterator[tuple[Tensor, Targets]]:
     for first in range(0, len(features), size):
         part = slice(first, first + size)
-        teacher = None if targets.teacher_scores is None else targets.teacher_scores[part]
-        yield features[part], Targets(targets.labels[part], targets.mask[part], teacher)
+        teacher, source = (None if t is None else t[part] for t in (targets.teacher_scores, targets.source))
+        yield features[part], Targets(targets.labels[part], targets.mask[part], teacher, source=source)
 
 
 def accuracy(weights: Tensor, task: Task) -> float:
