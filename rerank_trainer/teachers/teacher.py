@@ -16,6 +16,7 @@ from rerank_trainer.models.adapters import adapter_settings
 from rerank_trainer.models.chains import chain_settings
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.windows import Windows
+from rerank_trainer.teachers.live import LiveTeacher
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ def as_teacher(
         autocast_dtype: Compute a reranker's scores in this type; None computes in the weights' type.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or a live teacher.
     """
     if isinstance(teacher, str | Path):
         logger.info("loading the teacher %s", teacher)
@@ -141,6 +142,11 @@ def as_teacher(
         return RerankerTeacher(teacher, autocast_dtype=autocast_dtype)
     if isinstance(teacher, Teacher):
         return teacher
+    if isinstance(teacher, LiveTeacher):
+        raise ValueError(
+            f"{type(teacher).__name__} scores in every step, so its scores cannot be written before a training or be "
+            "part of an ensemble. Give it to DistillRerankTrainer(teacher=...) itself, or take CheckpointTeacher."
+        )
     raise ValueError(f"teacher={teacher!r}: expected a Hub id, a folder, a Reranker, or an object with a score method")
 
 

@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import rankdata, zscore
 
 from rerank_trainer.teachers.column import ColumnTeacher
+from rerank_trainer.teachers.ema import EmaTeacher
 from rerank_trainer.teachers.ensemble import EnsembleTeacher, centred_ranks, zscores
 from rerank_trainer.teachers.store import add_teacher_scores, stored_scores
 from rerank_trainer.teachers.teacher import Teacher, as_teacher
@@ -294,6 +295,11 @@ def test_scores_of_unlike_scales_and_ranks_are_not_averaged_as_they_are(scales):
 def test_an_ensemble_needs_a_list_with_a_teacher(teachers):
     with pytest.raises(ValueError, match="expected a list with one teacher or more"):
         EnsembleTeacher(teachers)
+
+
+def test_a_live_teacher_is_no_member_and_the_error_says_where_it_belongs():
+    with pytest.raises(ValueError, match=r"EmaTeacher scores in every step.*DistillRerankTrainer\(teacher="):
+        EnsembleTeacher([*columns("one"), EmaTeacher()])
 
 
 def test_members_that_give_unlike_numbers_of_scores_are_refused(tmp_path):
