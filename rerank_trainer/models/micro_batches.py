@@ -51,7 +51,13 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, *, overhead: int = OV
 
 
 def pad_spans(
-    rows: TokenRows, starts: Tensor, lengths: Tensor, *, pad_token_id: int, padding_side: str
+    rows: TokenRows,
+    starts: Tensor,
+    lengths: Tensor,
+    *,
+    pad_token_id: int,
+    padding_side: str,
+    longest: int | None = None,
 ) -> dict[str, Tensor]:
     """Spans of the rows' tokens as a model's input: ids, attention mask and segments, each ``(num_spans, longest)``.
 
@@ -61,9 +67,11 @@ def pad_spans(
         lengths: Its tokens, ``(num_spans,)``.
         pad_token_id: Fills short spans.
         padding_side: "right" or "left".
+        longest: Tokens of the longest span, where the caller knows them; None reads them, and an accelerator waits.
     """
     lengths, starts = lengths[:, None], starts[:, None]
-    places = torch.arange(int(lengths.max()), device=lengths.device)[None, :]
+    longest = int(lengths.max()) if longest is None else longest
+    places = torch.arange(longest, device=lengths.device)[None, :]
     if padding_side == "left":
         places = places - (places.shape[1] - lengths)
     real = (places >= 0) & (places < lengths)
