@@ -34,14 +34,14 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, *, overhead: int = OV
     longest = np.array([lengths[i] for i in order], dtype=np.int64)
     costs: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # costs[i]: of the first i rows, at best
     begins: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # where its last micro-batch begins
+    num_rows = np.arange(len(order), 0, -1, dtype=np.int64)
+    first = 0  # where the widest micro-batch that fits begins: one that ends later begins no earlier
     for end in range(1, len(order) + 1):
-        widest = max(1, max_tokens // max(1, int(longest[end - 1])))  # more rows never fit: the others are longer
-        starts = np.arange(max(0, end - widest), end)
-        tokens = longest[starts] * (end - starts)
-        fits = (tokens <= max_tokens) | (end - starts == 1)
-        total = np.where(fits, costs[starts] + tokens + overhead, np.iinfo(np.int64).max)
+        while first < end - 1 and lengths[order[first]] * (end - first) > max_tokens:
+            first += 1
+        total = costs[first:end] + longest[first:end] * num_rows[first - end :]
         best = int(total.argmin())
-        costs[end], begins[end] = total[best], starts[best]
+        costs[end], begins[end] = total[best] + overhead, first + best
     batches: list[list[int]] = []
     end = len(order)
     while end:
