@@ -34,7 +34,7 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, *, overhead: int = OV
     longest = np.array([lengths[i] for i in order], dtype=np.int64)
     costs: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # costs[i]: of the first i rows, at best
     begins: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # where its last micro-batch begins
-    num_rows = np.arange(len(order), 0, -1, dtype=np.int64)
+    num_rows: NDArray[np.int64] = np.arange(len(order), 0, -1, dtype=np.int64)
     first = 0  # where the widest micro-batch that fits begins: one that ends later begins no earlier
     for end in range(1, len(order) + 1):
         while first < end - 1 and lengths[order[first]] * (end - first) > max_tokens:
