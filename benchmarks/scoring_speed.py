@@ -52,7 +52,7 @@ def write_model(folder: Path) -> None:
 
     from rerank_trainer import Reranker
 
-    reranker = Reranker.from_pretrained(get_model_path(), max_length=MAX_LENGTH)
+    reranker = Reranker.from_pretrained(get_model_path(), max_length=MAX_LENGTH, device="cpu")
     set_seed(0)
     torch.nn.init.normal_(reranker.model.classifier.weight, std=0.5)
     reranker.save_pretrained(folder)
@@ -72,9 +72,9 @@ def scorer(side: str, folder: str, precision: str) -> Callable[[Sequence[tuple[s
     from rerank_trainer import Reranker
 
     if side == "ours-autocast":
-        reranker = Reranker.from_pretrained(folder)
+        reranker = Reranker.from_pretrained(folder, device="cpu")
         return lambda pairs: reranker.predict(pairs, autocast_dtype=dtype, show_progress_bar=False).numpy()
-    reranker = Reranker.from_pretrained(folder, dtype=dtype)
+    reranker = Reranker.from_pretrained(folder, dtype=dtype, device="cpu")
     return lambda pairs: reranker.predict(pairs, show_progress_bar=False).numpy()
 
 

@@ -20,6 +20,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # models would open on a GPU, and what is expected is a CPU's
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of pytest-xdist's workers computes on a core of its own
 
 _LOOPBACK = {None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()}

@@ -95,7 +95,9 @@ def make_trainer(recipe: Recipe, run: Run, settings: ModelSettings, args: Rerank
     if settings.prompt is not None:
         set_seed(args.seed)  # a fresh head is drawn here
         options = args.model_init_kwargs or {}
-        model = Reranker.from_pretrained(model, prompt=Prompt(settings.prompt), max_length=args.max_length, **options)
+        # on the CPU, as of a name: the trainer moves it, or shards it
+        how: dict[str, Any] = {"device": "cpu", "max_length": args.max_length, **options}
+        model = Reranker.from_pretrained(model, prompt=Prompt(settings.prompt), **how)
     is_contrastive = run.method == CONTRASTIVE
     return (ContrastiveRerankTrainer if is_contrastive else DistillRerankTrainer)(
         model,

@@ -207,9 +207,7 @@ def _without_cuts(options: Any) -> dict[str, Any] | None:
 
 def _judged(plan: Plan, reranker: Reranker) -> dict[str, Evaluation]:
     judged = copy.copy(reranker)
-    device = arguments(plan, Cell(TEACHER), {}).device
-    if not getattr(reranker.model, "is_quantized", False):
-        reranker.model.to(device)
+    place(reranker.model, arguments(plan, Cell(TEACHER), {}).device)
     precision = torch.bfloat16 if plan.arguments.get("bf16") else None
     how: dict[str, Any] = {"autocast_dtype": precision, "show_progress_bar": False}
     judged.predict = functools.partial(reranker.predict, **how)  # type: ignore[method-assign]

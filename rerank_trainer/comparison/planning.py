@@ -57,10 +57,10 @@ def make_plan(
     # made once for every model, so that a value that cannot be is refused here and not in each cell
     stages: list[Mapping[str, Any]] = [{}, *(stage.arguments for recipe in chosen for stage in recipe.stages)]
     made = [arguments(plan, Cell(UNTRAINED, name), stage) for name in plan.students for stage in stages]
-    if (num := made[0].world_size) > 1:
+    if (num := max(made[0].world_size, made[0].n_gpu)) > 1:
         raise ValueError(
-            f"compare runs in one process, found {num}. Start it as separate jobs that share output_dir, one a device "
-            "(CUDA_VISIBLE_DEVICES); they divide the cells."
+            f"compare runs in one process on one device, found {num}. Start it as separate jobs that share "
+            "output_dir, one a device (CUDA_VISIBLE_DEVICES); they divide the cells."
         )
     return plan
 

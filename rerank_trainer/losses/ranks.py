@@ -79,5 +79,6 @@ def _summed_discounts(counts: Tensor, k: int | None) -> Tensor:
     """``sum(1 / log2(1 + place))`` over so many places, linear between whole numbers; places beyond k add nothing."""
     counts = counts if k is None else counts.clamp(max=k)
     whole = counts.floor().clamp(max=_NUM_PLACES - 1)
-    summed = torch.tensor(_SUMMED_DISCOUNTS, dtype=counts.dtype, device=counts.device)[whole.long()]
-    return summed + (counts - whole) / torch.log2(2.0 + whole)
+    # not `device=`, which would wait for a GPU
+    discounts = torch.tensor(_SUMMED_DISCOUNTS, dtype=counts.dtype).to(counts.device, non_blocking=counts.is_cuda)
+    return discounts[whole.long()] + (counts - whole) / torch.log2(2.0 + whole)

@@ -57,7 +57,8 @@ class HeadDropout:
         self.noises = is_kept / (1 - rate)
 
     def __call__(self, forward: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Tensor:
-        noises = self.noises.to(inputs["input_ids"].device)
+        device = inputs["input_ids"].device
+        noises = self.noises.to(device, non_blocking=device.type == "cuda")
 
         def run(**inputs: Any) -> Any:
             whole = self._layer.forward  # looked up here: a head may have put its own in the layer's place

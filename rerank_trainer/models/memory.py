@@ -22,6 +22,14 @@ except ImportError:  # Windows has none
 
 T = TypeVar("T")
 
+# What errors say that are no torch.OutOfMemoryError: of the CPU, of the CUDA runtime, of Apple's GPUs, of cuBLAS.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "MPS backend out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 def free_bytes(device: torch.device) -> int:
     """The bytes that can still be allocated on the device; on the CPU, those of the machine."""
@@ -60,8 +68,8 @@ def peak_bytes(device: torch.device) -> int | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device has no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an error says that the device has no memory left: PyTorch's own, or one of what it calls."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def with_saved_bytes(function: Callable[[], T], *, without: Iterable[Tensor] = ()) -> tuple[T, int]:

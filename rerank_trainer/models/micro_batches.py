@@ -34,14 +34,14 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, *, overhead: int = OV
     longest = np.array([lengths[i] for i in order], dtype=np.int64)
     costs: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # costs[i]: of the first i rows, at best
     begins: NDArray[np.int64] = np.zeros(len(order) + 1, dtype=np.int64)  # where its last micro-batch begins
+    num_rows: NDArray[np.int64] = np.arange(len(order), 0, -1, dtype=np.int64)
+    first = 0  # where the widest micro-batch that fits begins: one that ends later begins no earlier
     for end in range(1, len(order) + 1):
-        widest = max(1, max_tokens // max(1, int(longest[end - 1])))  # more rows never fit: the others are longer
-        starts = np.arange(max(0, end - widest), end)
-        tokens = longest[starts] * (end - starts)
-        fits = (tokens <= max_tokens) | (end - starts == 1)
-        total = np.where(fits, costs[starts] + tokens + overhead, np.iinfo(np.int64).max)
+        while first < end - 1 and lengths[order[first]] * (end - first) > max_tokens:
+            first += 1
+        total = costs[first:end] + longest[first:end] * num_rows[first - end :]
         best = int(total.argmin())
-        costs[end], begins[end] = total[best], starts[best]
+        costs[end], begins[end] = total[best] + overhead, first + best
     batches: list[list[int]] = []
     end = len(order)
     while end:
@@ -51,7 +51,13 @@ def micro_batches(lengths: Sequence[int], max_tokens: int, *, overhead: int = OV
 
 
 def pad_spans(
-    rows: TokenRows, starts: Tensor, lengths: Tensor, *, pad_token_id: int, padding_side: str
+    rows: TokenRows,
+    starts: Tensor,
+    lengths: Tensor,
+    *,
+    pad_token_id: int,
+    padding_side: str,
+    longest: int | None = None,
 ) -> dict[str, Tensor]:
     """Spans of the rows' tokens as a model's input: ids, attention mask and segments, each ``(num_spans, longest)``.
 
@@ -61,9 +67,11 @@ def pad_spans(
         lengths: Its tokens, ``(num_spans,)``.
         pad_token_id: Fills short spans.
         padding_side: "right" or "left".
+        longest: Tokens of the longest span, where the caller knows them; None reads them, and an accelerator waits.
     """
     lengths, starts = lengths[:, None], starts[:, None]
-    places = torch.arange(int(lengths.max()), device=lengths.device)[None, :]
+    longest = int(lengths.max()) if longest is None else longest
+    places = torch.arange(longest, device=lengths.device)[None, :]
     if padding_side == "left":
         places = places - (places.shape[1] - lengths)
     real = (places >= 0) & (places < lengths)

@@ -1,4 +1,4 @@
-"""Precision: scores of float32 under autocast, and where a device computes bfloat16 itself."""
+"""Precision: scores of float32 under autocast, and where a device computes bfloat16 itself, or rounds float32."""
 
 from __future__ import annotations
 
@@ -56,6 +56,15 @@ def computes_bf16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in _BF16_INSTRUCTIONS)
     return True  # not known to emulate it
+
+
+def rounds_float32(device: torch.device) -> bool:
+    """Whether the device multiplies float32 in tf32, which keeps 11 binary digits, as float16 does (``tf32=True``).
+
+    >>> rounds_float32(torch.device("cpu"))
+    False
+    """
+    return device.type == "cuda" and torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
 def _linear_in_float32(self: nn.Linear, inputs: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from transformers import DynamicCache
 
 from rerank_trainer.data.collator import TokenRows
 from rerank_trainer.models.micro_batches import micro_batches, pad_spans, row_starts
+from rerank_trainer.models.placement import put
+from rerank_trainer.models.precision import rounds_float32
 from rerank_trainer.models.recompute import Recomputation, recomputes_layers
 from rerank_trainer.models.work import Work
 
@@ -100,15 +102,16 @@ class PrefixSharing:
         order: list[int] = []
         for batch in micro_batches([prefix_lengths[row] for row in firsts], max_tokens, overhead=overhead):
             chosen = [firsts[i] for i in batch]
-            mask, states = self._run_prefixes(forward, rows, chosen)
+            mask, states = self._run_prefixes(forward, rows, chosen, longest=prefix_lengths[chosen[0]])
             if work is not None:
                 work.add([prefix_lengths[row] for row in chosen])
             place = {prefixes[row]: i for i, row in enumerate(chosen)}
             followers = [row for first in chosen for row in of_prefix[prefixes[first]]]
             for part in micro_batches([suffix_lengths[row] for row in followers], max_tokens, overhead=overhead):
                 behind = [followers[i] for i in part]
-                run = self._runner(forward, rows, behind, mask, [place[prefixes[row]] for row in behind])
                 longest = suffix_lengths[behind[0]]
+                places = [place[prefixes[row]] for row in behind]
+                run = self._runner(forward, rows, behind, mask, places, longest=longest)
                 if work is not None:
                     behind_tokens = [prefix_lengths[row] for row in behind]
                     work.add([suffix_lengths[row] for row in behind], behind=behind_tokens)
@@ -116,13 +119,13 @@ class PrefixSharing:
                 scores.append(recomputation.run(run, *states, **options, parameters=_module(forward).parameters()))
                 order += behind
         numbers = {row: i for i, row in enumerate(order)}
-        return torch.cat(scores)[torch.tensor([numbers[row] for row in members], device=scores[0].device)]
+        return torch.cat(scores)[put([numbers[row] for row in members], scores[0].device)]
 
     def _run_prefixes(
-        self, forward: Callable[..., Any], rows: TokenRows, chosen: list[int]
+        self, forward: Callable[..., Any], rows: TokenRows, chosen: list[int], *, longest: int
     ) -> tuple[Tensor, list[Tensor]]:
         """The mask of some rows' prefixes, and the keys and values of each layer, one after the other."""
-        index = torch.tensor(chosen, device=rows["lengths"].device)
+        index = put(chosen, rows["lengths"].device)
         # on the left, so that no padding stands between a prefix and what follows it: sliding windows see no gap
         inputs = pad_spans(
             rows,
@@ -130,6 +133,7 @@ class PrefixSharing:
             rows["prefix_lengths"][index],
             pad_token_id=self.pad_token_id,
             padding_side="left",
+            longest=longest,
         )
         mask, cache = inputs["attention_mask"], DynamicCache()
         positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -139,11 +143,17 @@ class PrefixSharing:
         return mask, [states for layer in cache.layers for states in (layer.keys, layer.values)]
 
     def _runner(
-        self, forward: Callable[..., Any], rows: TokenRows, behind: list[int], prefix_mask: Tensor, places: list[int]
+        self,
+        forward: Callable[..., Any],
+        rows: TokenRows,
+        behind: list[int],
+        prefix_mask: Tensor,
+        places: list[int],
+        *,
+        longest: int,
     ) -> Callable[..., Tensor]:
         """A function of the prefixes' keys and values that scores the rows behind them."""
-        index = torch.tensor(behind, device=prefix_mask.device)
-        of_prefix = torch.tensor(places, device=prefix_mask.device)
+        index, of_prefix = put(behind, prefix_mask.device), put(places, prefix_mask.device)
 
         def run(*states: Tensor) -> Tensor:
             inputs = pad_spans(
@@ -152,6 +162,7 @@ class PrefixSharing:
                 (rows["lengths"] - rows["prefix_lengths"])[index],
                 pad_token_id=self.pad_token_id,
                 padding_side="right",
+                longest=longest,
             )
             mask = torch.cat([prefix_mask[of_prefix], inputs["attention_mask"]], dim=1)
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, prefix_mask.shape[1] :]
@@ -182,7 +193,10 @@ class PrefixSharing:
         finally:
             module.train(training)
         dtype = next(parameter.dtype for parameter in module.parameters() if parameter.is_floating_point())
-        tolerance = _ROUNDING.get(dtype, _ROUNDING_OF_HALVES) * max(1.0, whole.abs().max().item())
+        share = _ROUNDING.get(dtype, _ROUNDING_OF_HALVES)
+        if rounds_float32(index.device):
+            share = max(share, _ROUNDING_OF_HALVES)
+        tolerance = share * max(1.0, whole.abs().max().item())
         return bool((whole - shared).abs().max().item() <= tolerance)
 
 

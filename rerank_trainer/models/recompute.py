@@ -67,7 +67,8 @@ class Recomputation:
 
         Args:
             function: A forward of one micro-batch.
-            inputs: Tensors that it takes; gradients flow back into them.
+            inputs: Tensors that it takes; gradients flow back into them. One is on the model's device: PyTorch replays
+                the random numbers of the devices of these tensors, and of no other but the CPU.
             num_tokens: Tokens of the micro-batch, padding included.
             longest: Tokens of its longest row.
             parameters: What lives anyway and counts for nothing.

@@ -16,6 +16,7 @@ from rerank_trainer.models.dropout import with_quick_dropout
 from rerank_trainer.models.embeddings import with_words_looked_up_once
 from rerank_trainer.models.memory import is_out_of_memory
 from rerank_trainer.models.micro_batches import OVERHEAD_CPU, OVERHEAD_GPU, micro_batches, pad_spans, row_starts
+from rerank_trainer.models.placement import put
 from rerank_trainer.models.prefix import PrefixSharing, module_of
 from rerank_trainer.models.random_state import RandomState
 from rerank_trainer.models.recompute import Recomputation
@@ -86,11 +87,11 @@ class RowScorer:
         if not rows["lengths"].numel():
             return rows["lengths"].new_zeros(0, dtype=torch.float32)
         device, random_state = rows["lengths"].device, RandomState(rows["lengths"].device)
+        longest = int(rows["lengths"].max())  # not where memory has run out
         while True:
             try:
                 return self._scores(forward, rows)
             except RuntimeError as error:
-                longest = int(rows["lengths"].max())
                 if not (is_out_of_memory(error) and self.can_shrink(longest, device)):
                     raise
             self.shrink(longest, device)  # out here, where no traceback holds activations any more
@@ -131,7 +132,7 @@ class RowScorer:
             budget = self.budget.size(device)
             for places in micro_batches([lengths[row] for row in left], budget, overhead=overhead):
                 ran.append([left[place] for place in places])
-                scores.append(self._run(forward, rows, ran[-1]))
+                scores.append(self._run(forward, rows, ran[-1], longest=lengths[ran[-1][0]]))
                 if self.budget.size(device) < budget:  # measured on this one, and the others would be too large
                     break
             left = sorted(set(left).difference(*ran))
@@ -139,24 +140,25 @@ class RowScorer:
         if sharing:
             options: dict[str, Any] = {"max_tokens": self.budget.size(device), "overhead": overhead, "work": self.work}
             scores.append(self.prefix.scores(forward, rows, sharing, **options, recomputation=self.recomputation))
-        order = torch.tensor([row for batch in ran for row in batch] + sharing, device=device)
+        order = put([row for batch in ran for row in batch] + sharing, device)
         return torch.cat(scores)[torch.argsort(order)]
 
     def _scores_in_step(self, forward: Callable[..., Any], rows: TokenRows, agree: Callable[[int], int]) -> Tensor:
         """The scores, by as many forwards as every other process runs."""
         device = rows["lengths"].device
-        plan = micro_batches(rows["lengths"].tolist(), self.budget.size(device))
+        lengths = rows["lengths"].tolist()
+        plan = micro_batches(lengths, self.budget.size(device))
         # before the first forward, in which the processes already wait for each other
         num_fillers = agree(len(plan)) - len(plan)
-        scores = [self._run(forward, rows, batch) for batch in plan]
+        scores = [self._run(forward, rows, batch, longest=lengths[batch[0]]) for batch in plan]
         # last, so that they are cut off below; through `cat` backward still visits them, with a gradient of 0
         filler = lay_rows([Row([self.pad_token_id], [0] if "token_type_ids" in rows else None, 0)], [(0, 0)])
         on_device: Any = {name: value.to(device) for name, value in filler.items()}  # type: ignore[attr-defined]
-        scores += [self._run(forward, on_device, [0]) for _ in range(num_fillers)]
-        self._count(rows["lengths"].tolist(), plan, num_fillers=num_fillers)
+        scores += [self._run(forward, on_device, [0], longest=1) for _ in range(num_fillers)]
+        self._count(lengths, plan, num_fillers=num_fillers)
         if not scores:
             return rows["lengths"].new_zeros(0, dtype=torch.float32)
-        order = torch.tensor([row for batch in plan for row in batch], dtype=torch.long, device=device)
+        order = put([row for batch in plan for row in batch], device)
         return torch.cat(scores)[: len(order)][torch.argsort(order)]
 
     def _count(self, lengths: Sequence[int], plan: Sequence[Sequence[int]], *, num_fillers: int = 0) -> None:
@@ -166,18 +168,17 @@ class RowScorer:
         for batch in plan:
             self.work.add([lengths[row] for row in batch])
 
-    def _run(self, forward: Callable[..., Any], rows: TokenRows, batch: list[int]) -> Tensor:
-        index = torch.tensor(batch, device=rows["lengths"].device)
-        lengths = rows["lengths"][index]
+    def _run(self, forward: Callable[..., Any], rows: TokenRows, batch: list[int], *, longest: int) -> Tensor:
         padding: dict[str, Any] = {"pad_token_id": self.pad_token_id, "padding_side": self.padding_side}
 
-        def run() -> Tensor:
-            return self.head(forward, pad_spans(rows, row_starts(rows)[index], lengths, **padding))
+        def run(index: Tensor) -> Tensor:
+            spans = row_starts(rows)[index], rows["lengths"][index]
+            return self.head(forward, pad_spans(rows, *spans, **padding, longest=longest))
 
-        module = module_of(forward)
+        module, index = module_of(forward), put(batch, rows["lengths"].device)
+        options: dict[str, Any] = {"num_tokens": len(batch) * longest, "longest": longest}
         parameters = () if module is None else module.parameters()
-        longest = int(lengths.max())
-        return self.recomputation.run(run, num_tokens=len(batch) * longest, longest=longest, parameters=parameters)
+        return self.recomputation.run(run, index, **options, parameters=parameters)
 
 
 def scores_in_evaluation(

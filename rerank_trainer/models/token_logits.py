@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rerank_trainer.models.layers import computing_by
+from rerank_trainer.models.placement import put
 from rerank_trainer.models.prefix import module_of
 
 
@@ -86,7 +87,7 @@ class TokenLogitHead:
         if model.config.is_encoder_decoder:
             start = ids.new_full((len(ids), 1), model.config.decoder_start_token_id)
             inputs, last = {**inputs, "decoder_input_ids": start}, torch.zeros_like(last)
-        with _answering(model.get_output_embeddings(), last, ids.new_tensor(self.token_ids)):
+        with _answering(model.get_output_embeddings(), last, put(self.token_ids, ids.device)):
             logits = forward(**inputs).logits[:, 0].float()
         return logits[:, 0] if self.no is None else logits[:, 0] - logits[:, 1]
 

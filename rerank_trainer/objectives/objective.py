@@ -96,7 +96,8 @@ class Objective(Adaptive):
             sums: Each part's values, summed over some of the step's groups, ``(..., num_parts)``.
             totals: How many groups of the whole step define each part, ``(num_parts,)``.
         """
-        weights = torch.tensor(self.part_weights, device=sums.device)
+        # not `device=`, which would wait for a GPU between forward and backward
+        weights = torch.tensor(self.part_weights).to(sums.device, non_blocking=sums.is_cuda)
         return sums * weights / totals.clamp(min=torch.finfo(sums.dtype).tiny)
 
     def figures(self, contributions: Tensor, sums: Tensor, counts: Tensor, groups: Tensor) -> dict[str, float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rerank_trainer.losses.reduction import masked_log_softmax, weighted_mean
 from rerank_trainer.models.head_dropout import HeadDropout
+from rerank_trainer.models.placement import place
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import RowScorer
 from rerank_trainer.teachers.live import LiveTeacher, Training, score_batch
@@ -93,7 +94,7 @@ class StochasticTeacher(LiveTeacher):
             self._copy = StudentCopy(student, training, head=self._head)
             return
         _require_alike(self.reranker, student)
-        self.reranker.model.to(student.model.device)
+        place(self.reranker.model, student.model.device)
         self._head = HeadDropout(self.reranker)
         self._scorer: RowScorer = self.reranker.row_scorer(
             training.max_tokens, share_prefix=training.share_prefix, head=self._head

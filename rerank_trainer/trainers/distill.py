@@ -150,6 +150,8 @@ class DistillRerankTrainer(RerankTrainer):
         if self._loaded_teacher is None:  # once for all sources
             autocast_dtype = torch.bfloat16 if args.bf16 else None
             self._loaded_teacher = as_teacher(self.teacher, device=args.device, autocast_dtype=autocast_dtype)
+            if args.process_index == 0:
+                warn_of_cpu(self._loaded_teacher, args.device)
         teacher = self._loaded_teacher
         refuse_distances_of_ranks(objective, args.teacher_scale or teacher.scale)
         with args.main_process_first(desc="teacher scores"):
@@ -194,6 +196,20 @@ class DistillRerankTrainer(RerankTrainer):
             for warning in report.warnings:
                 logger.warning(warning)
         self.teacher_reports.append(report)
+
+
+def warn_of_cpu(teacher: Teacher, device: torch.device) -> None:
+    """Say where a teacher that was given as an object, or a member of one, will score on the CPU, slowly."""
+    for part in getattr(teacher, "members", [teacher]):
+        reranker = getattr(part, "reranker", None)
+        if isinstance(reranker, Reranker) and reranker.model.device.type == "cpu" != device.type:
+            logger.warning(
+                "the teacher %s is on the CPU and scores there, while the student trains on %s. Give it by name, or "
+                "move it before: teacher.model.to(%r).",
+                type(reranker.model).__name__,
+                device,
+                str(device),
+            )
 
 
 def _scale_of(groups: datasets.Dataset | datasets.IterableDataset) -> str | None:

@@ -357,3 +357,11 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(tmp_path):
         "output_dir": str(tmp_path / "out"),
     }
     assert not (tmp_path / "out").exists()
+
+
+def test_a_machine_with_several_gpus_is_refused_before_any_cell_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(RerankTrainingArguments, "n_gpu", 8)
+    given = {"recipes": ["cl"], "seeds": 1, "budget": Steps(1), "metrics": ["nDCG@10"], "depths": None}
+    given |= {"out_of_domain": (), "args": ARGS, "save_models": False, "output_dir": tmp_path}
+    with pytest.raises(ValueError, match="on one device, found 8. .*CUDA_VISIBLE_DEVICES"):
+        make_plan(STUDENTS, TEACHER, TRAIN, SETS, **given)

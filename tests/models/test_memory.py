@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rerank_trainer.models.memory import with_peak_bytes, with_saved_bytes
+from rerank_trainer.models.memory import is_out_of_memory, with_peak_bytes, with_saved_bytes
 from tests.tiny_models import tiny_model
 
 WEIGHT = torch.ones(50, 50)
@@ -47,3 +47,17 @@ def test_a_forward_without_a_backward_holds_far_less_than_is_kept_for_one_and_gr
 
     assert peaks[1] < saved / 2
     assert peaks[1] == pytest.approx(2 * peaks[0], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+    ],
+)
+def test_errors_of_libraries_that_ran_out_of_memory_are_known(error, expected):
+    assert is_out_of_memory(error) is expected

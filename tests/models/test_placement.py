@@ -29,7 +29,9 @@ def accelerator(monkeypatch):
 def test_a_process_takes_the_accelerator_of_its_rank(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
-    assert placement.own_device() == torch.device("cuda:0")
+    monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert placement.own_device() == torch.device("cuda:2")
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert placement.own_device() == torch.device("cuda:3")
     monkeypatch.setenv("LOCAL_RANK", "5")  # more processes than devices

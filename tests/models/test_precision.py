@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from rerank_trainer.models.precision import computes_bf16, score_in_float32
+from rerank_trainer.models.precision import computes_bf16, rounds_float32, score_in_float32
 from rerank_trainer.models.reranker import Reranker
 from tests.tiny_models import PAIRS, tiny_model
 
@@ -116,3 +116,11 @@ def test_a_processor_without_instructions_for_bfloat16_is_known_as_such(monkeypa
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
 
     assert computes_bf16(torch.device("cpu")) == expected
+
+
+def test_a_gpu_rounds_float32_once_tf32_is_on(monkeypatch):
+    gpu = torch.device("cuda")
+    assert not rounds_float32(gpu)
+    monkeypatch.setattr(torch.backends, "fp32_precision", "tf32")  # what tf32=True of the arguments sets
+    assert rounds_float32(gpu)
+    assert not rounds_float32(torch.device("cpu"))

@@ -187,3 +187,27 @@ def test_freed_memory_is_handed_back_while_micro_batches_are_recomputed(monkeypa
         for _ in range(17):
             recomputation.run(lambda: weight.sum(), num_tokens=10)
     assert len(trims) == 4
+
+
+@pytest.mark.parametrize("agree", [None, lambda own: own], ids=["alone", "in step"])
+def test_random_numbers_are_replayed_on_the_device_of_the_rows(monkeypatch, agree):
+    """On a GPU dropout draws there, and PyTorch replays what was drawn on the devices of the tensors it is given."""
+    devices = []
+
+    def noting(function, *inputs, **options):
+        devices.append([tensor.device for tensor in inputs])
+        return function(*inputs)
+
+    monkeypatch.setattr(recompute, "checkpoint", noting)
+    weight = torch.ones(1, requires_grad=True)
+    scorer = RowScorer(
+        lambda forward, inputs: weight * inputs["input_ids"].sum(dim=1).float(),
+        pad_token_id=0,
+        padding_side="right",
+        max_tokens=4,
+        recompute=True,
+        agree=agree,
+    )
+    scorer(lambda: None, ROWS)
+
+    assert len(devices) > 1 and all(each == [ROWS["lengths"].device] for each in devices)

@@ -6,8 +6,11 @@ import copy
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rerank_trainer.data.collator import lay_rows
+from rerank_trainer.data.templates import Row
+from rerank_trainer.models.heads import counted
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.models.scoring import RowScorer, bind_row_forward, scatter_scores
 from tests.models.test_micro_batches import ROWS
@@ -106,3 +109,29 @@ def test_micro_batches_do_not_change_the_gradient():
 
     assert gradients[0].abs().max() > 0.01
     assert (gradients[0] - gradients[1]).norm() < 1e-6 * gradients[1].norm()
+
+
+class CountedReads(TorchDispatchMode):
+    """Counts the tensors whose value Python reads: before each of them a GPU must have done all its work."""
+
+    num_reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.num_reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_micro_batches_follow_each_other_without_a_look_at_the_device():
+    rows = lay_rows([Row([number] * (number % 7 + 1), None, 0) for number in range(40)], [(0, i) for i in range(40)])
+    reads, num_run = [], []
+    for max_tokens in (1000, 8):
+        work: list[int] = []
+        head = counted(token_sum_head, work.append)
+        scorer = RowScorer(head, pad_token_id=0, padding_side="right", max_tokens=max_tokens)
+        with CountedReads() as counts:
+            scorer(lambda: None, rows)
+        reads.append(counts.num_reads)
+        num_run.append(len(work))
+
+    assert num_run[0] < 10 < num_run[1]
+    assert reads[0] == reads[1] <= 3

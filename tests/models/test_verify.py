@@ -158,3 +158,17 @@ def test_scores_that_are_no_numbers_do_not_pass(saved):
 def test_what_is_not_a_pair_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="pair 1 is 'water'"):
         verify_checkpoint(tmp_path / "nowhere", Reranker(*tiny_model("bert")), [("a", "b"), "water"])
+
+
+def test_the_rounding_of_tf32_passes_where_it_is_on_and_a_break_does_not(saved, monkeypatch):
+    reranker, folder = saved
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"] *= 1.002
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(verify, "rounds_float32", lambda device: True)
+    assert verify_checkpoint(folder, reranker, SHORT)["transformers"] > 1e-4
+
+    weights["classifier.weight"] *= 1.1
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="where 0.01 is rounding"):
+        verify_checkpoint(folder, reranker, SHORT)

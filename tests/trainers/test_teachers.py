@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import zscore
 
 from rerank_trainer.objectives.mixed import MixedObjective
@@ -11,7 +12,7 @@ from rerank_trainer.teachers.column import ColumnTeacher
 from rerank_trainer.teachers.ensemble import EnsembleTeacher
 from rerank_trainer.teachers.ranking import RankingTeacher
 from rerank_trainer.teachers.similarity import SimilarityTeacher, TfidfEncoder
-from rerank_trainer.trainers.distill import DistillRerankTrainer
+from rerank_trainer.trainers.distill import DistillRerankTrainer, warn_of_cpu
 from tests.trainers.conftest import small_reranker, word_groups
 
 
@@ -87,3 +88,11 @@ def test_rows_that_hold_their_ranking_are_known_as_ranks_until_said_otherwise(ma
         DistillRerankTrainer(small_reranker(), make_args(), **options)
     DistillRerankTrainer(small_reranker(), make_args(objective="adr_mse"), **options)
     DistillRerankTrainer(small_reranker(), make_args(teacher_scale="logit"), **options)
+
+
+def test_a_teacher_that_is_left_on_the_cpu_beside_an_accelerator_is_named(caplog):
+    on_cpu = EnsembleTeacher([small_reranker(), ColumnTeacher()])
+    warn_of_cpu(on_cpu, torch.device("cpu"))
+    assert not caplog.text
+    warn_of_cpu(on_cpu, torch.device("meta"))  # a device that every machine has and that is not the CPU
+    assert "the teacher BertForSequenceClassification is on the CPU" in caplog.text and "to('meta')" in caplog.text
