@@ -14,12 +14,15 @@ from typing import Any
 from rerank_trainer.comparison.contrasts import ALPHA
 from rerank_trainer.comparison.plan import CEILING, FIRST_STAGE, TEACHER
 from rerank_trainer.comparison.results import Results
+from rerank_trainer.evaluation.metrics import parse_metric
 from rerank_trainer.evaluation.significance import PairedTest, holm, paired_test
 
 # A difference of the metric that would matter. Smaller ones that were not shown are left alone.
 WORTH = 0.01
 # Depth: what the first stage misses must cost so many times what the order costs before it is named.
 MISSED_RATIO = 1.0
+# Metrics that are 1 where all that is relevant stands in front, so that 1 - ceiling is what the candidates miss.
+_REACH_ONE = ("nDCG", "RR", "AP", "Success")
 
 CONTRAST, DISTIL, MIX, UNDECIDED = "contrast", "distil", "mix", "undecided"
 STRONGER, EQUAL, WEAKER, BELOW_FIRST_STAGE = "stronger", "not shown", "weaker", "below the first stage"
@@ -34,7 +37,7 @@ class Advice:
 
     Attributes:
         rule: "method", "teacher", "queries", "budget" or "depth".
-        about: The student, or the evaluation set.
+        about: The student, the teacher, or the evaluation set.
         verdict: In a word or two.
         text: In sentences, with the figures that it follows from.
     """
@@ -59,11 +62,11 @@ class _Tested:
 
     @property
     def text(self) -> str:
-        return f"{self.test.difference:+.3f} (p = {self.p_value:.2g}, {self.test.num_queries} queries)"
+        return f"{self.test.difference:+z.3f} (p = {self.p_value:.2g}, {self.test.num_queries} queries)"
 
 
 def advise(results: Results, *, num_resamples: int = 10_000) -> list[Advice]:
-    """What the figures say: about each student its method, its teacher and the number of queries, by set the depth.
+    """What the figures say: by student its method, teacher, queries and budget; of the teacher; by set the depth.
 
     Args:
         results: What was found.
@@ -78,6 +81,7 @@ def advise(results: Results, *, num_resamples: int = 10_000) -> list[Advice]:
             found.append(_method(results, student, own, resamples))
             found.append(_queries(results, student, own))
         found += _teacher(results, student, resamples) + _budget(results, student, resamples)
+    found += _teacher_alone(results, resamples)
     return found + [advice for name in results.sets for advice in _depth(results, name, resamples)]
 
 
@@ -155,22 +159,12 @@ def _overall(results: Results, student: str, recipe: str) -> float:
 
 def _teacher(results: Results, student: str, resamples: dict[str, Any]) -> list[Advice]:
     """Strong enough is a teacher that is better than the student without it, in a domain, and worse in none."""
-    tests: dict[tuple[str, str], PairedTest] = {}
-    rivals = {FIRST_STAGE: ""} | ({results.reference: student} if results.has_plain_reference else {})
-    for domain, sets in results.domains().items():
-        for rival, owner in rivals.items():
-            test = _test(results.pooled(TEACHER, sets), results.pooled(rival, sets, student=owner), resamples)
-            if test is not None:
-                tests[rival, domain] = test
-    found = _corrected(tests)
-    beside = {domain: tested for (rival, domain), tested in found.items() if rival == results.reference}
-    first = {domain: tested for (rival, domain), tested in found.items() if rival == FIRST_STAGE}
-    said = "; ".join(f"{domain} {tested.text}" for domain, tested in beside.items())
-    if bad := [f"{domain} {tested.text}" for domain, tested in first.items() if tested.verdict < 0]:
-        text = f"The teacher ranks worse than the first stage: {'; '.join(bad)}. Do not learn from it there."
-        return [Advice("teacher", student, BELOW_FIRST_STAGE, text)]
+    if not results.has_plain_reference:
+        return []
+    beside = _teacher_against(results, results.reference, student, resamples)
     if not beside:
         return []
+    said = "; ".join(f"{domain} {tested.text}" for domain, tested in beside.items())
     verdicts = [tested.verdict for tested in beside.values()]
     if min(verdicts) < 0:
         text = f"The teacher is weaker than the student that {results.reference} trains: {said}. Find a better one."
@@ -183,6 +177,27 @@ def _teacher(results: Results, student: str, resamples: dict[str, Any]) -> list[
         "one is what makes distillation pay."
     )
     return [Advice("teacher", student, EQUAL, text)]
+
+
+def _teacher_alone(results: Results, resamples: dict[str, Any]) -> list[Advice]:
+    """A teacher that ranks worse than the first stage may still teach a weaker student; it is no aim to reach."""
+    beside = _teacher_against(results, FIRST_STAGE, "", resamples)
+    if not (bad := [f"{domain} {tested.text}" for domain, tested in beside.items() if tested.verdict < 0]):
+        return []
+    text = (
+        f"It ranks worse than the first stage: {'; '.join(bad)}. A student that becomes as good as it does not help "
+        "there: find a better teacher, or keep the first stage's order."
+    )
+    return [Advice("teacher", TEACHER, BELOW_FIRST_STAGE, text)]
+
+
+def _teacher_against(results: Results, rival: str, student: str, resamples: dict[str, Any]) -> dict[str, _Tested]:
+    """Domain to the test of the teacher, corrected over domains."""
+    tests = {
+        domain: _test(results.pooled(TEACHER, sets), results.pooled(rival, sets, student=student), resamples)
+        for domain, sets in results.domains().items()
+    }
+    return _corrected({domain: test for domain, test in tests.items() if test is not None})
 
 
 def _budget(results: Results, student: str, resamples: dict[str, Any]) -> list[Advice]:
@@ -241,6 +256,7 @@ def _depth(results: Results, name: str, resamples: dict[str, Any]) -> list[Advic
     value, student, recipe = max(judged)
     depths, who = results.depths(name), f"{student} {recipe}"
     missed, order = 1 - results.mean(CEILING, name), results.mean(CEILING, name) - value
+    costs = f"what {depths[-1]} candidates miss costs {missed:.3f}, the order of {who} costs {order:.3f}"
     if len(depths) > 1:
         deep, before = (
             results.by_query(recipe, name, student=student, depth=depth) for depth in (depths[-1], depths[-2])
@@ -251,13 +267,8 @@ def _depth(results: Results, name: str, resamples: dict[str, Any]) -> list[Advic
             return [Advice("depth", name, SHALLOWER, f"Rerank fewer candidates: {said}.")]
         if test.p_value < ALPHA:
             return [Advice("depth", name, DEEPER, f"A deeper list would tell: it still rises, {said}.")]
+    if parse_metric(results.metric).NAME not in _REACH_ONE:
+        return []
     if missed > MISSED_RATIO * order:
-        text = (
-            f"A deeper list or a better first stage would tell: what {depths[-1]} candidates miss costs {missed:.3f}, "
-            f"the order of {who} costs {order:.3f}."
-        )
-        return [Advice("depth", name, DEEPER, text)]
-    text = (
-        f"{depths[-1]} candidates are enough: what they miss costs {missed:.3f}, the order of {who} costs {order:.3f}."
-    )
-    return [Advice("depth", name, DEEP_ENOUGH, text)]
+        return [Advice("depth", name, DEEPER, f"A deeper list or a better first stage would tell: {costs}.")]
+    return [Advice("depth", name, DEEP_ENOUGH, f"These candidates are enough: {costs}.")]

@@ -28,6 +28,7 @@ def made_up(
     depths: Sequence[int] = (10,),
     failed: Sequence[Cell] = (),
     facts: Mapping[str, Any] | None = None,
+    metric: str = "nDCG@10",
 ) -> Results:
     """Results of models by (recipe, student).
 
@@ -39,6 +40,7 @@ def made_up(
         depths: All judged.
         failed: Cells that failed.
         facts: Of each cell.
+        metric: The only one.
     """
     sets = list(bounds[FIRST_STAGE])
     settings = {
@@ -48,7 +50,7 @@ def made_up(
         "recipes": {name: {"kind": KINDS[name]} for name, _ in models if name in KINDS},
         "eval_sets": {
             name: {
-                "metrics": ["nDCG@10"],
+                "metrics": [metric],
                 "depths": list(depths),
                 "domain": OUT_OF_DOMAIN if name in out_of_domain else IN_DOMAIN,
             }
@@ -65,7 +67,7 @@ def made_up(
             reranked = at(value, depth)
             rankings = {"reranked": reranked}
             rankings |= {k: at(bounds[b][name], depth) for k, b in (("first_stage", FIRST_STAGE), ("ceiling", CEILING))}
-            values = {ranking: {"nDCG@10": own} for ranking, own in rankings.items()}
+            values = {ranking: {metric: own} for ranking, own in rankings.items()}
             found.append(DepthResult("bm25", depth, [f"q{i}" for i in range(len(reranked))], 1.0, values))
         return tuple(found)
 

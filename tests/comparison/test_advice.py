@@ -61,11 +61,18 @@ def test_the_method_follows_from_the_planted_gain(planted, method):
         ({"lead": 0.1}, "stronger"),
         ({"lead": 0.0}, "not shown"),
         ({"lead": -0.1}, "weaker"),
-        ({"lead": -0.4}, "below the first stage"),
     ],
 )
 def test_the_teacher_is_judged_by_the_planted_lead(planted, verdict):
     assert verdicts(compared(**planted))["teacher", "small"] == verdict
+
+
+@pytest.mark.parametrize(("over_first", "verdict"), [(-0.2, "below the first stage"), (0.0, None), (0.2, None)])
+def test_a_teacher_below_the_first_stage_is_named_once_and_may_yet_be_better_than_the_student(over_first, verdict):
+    found = verdicts(compared(gain=0.05, gain_out=0.05, lead=0.1, over_first=over_first))
+
+    assert found.get(("teacher", "teacher")) == verdict
+    assert (found["teacher", "small"], found["method", "small"]) == ("stronger", "distil")
 
 
 @pytest.mark.parametrize(("over_first", "verdict"), [(-0.2, "train longer"), (0.0, None), (0.2, None)])
@@ -103,6 +110,16 @@ def test_the_depth_follows_from_the_planted_curve(deep, ceiling, verdict):
     results = made_up(models, bounds=bounds, depths=(10, 50))
 
     assert verdicts(results)["depth", "in"] == verdict
+
+
+@pytest.mark.parametrize(("metric", "verdict"), [("nDCG@10", "deeper"), ("P@10", None), ("R@5", None)])
+def test_what_a_list_misses_is_told_by_metrics_alone_that_reach_one(metric, verdict):
+    # a ceiling of 0.3: 7 tenths are missed, or no query has more than 3 relevant passages
+    models = {("teacher", ""): {"in": BASE * 0.5}, ("cl", "small"): {"in": BASE * 0.5}}
+    bounds = {"first stage": {"in": BASE * 0.4}, "ceiling": {"in": BASE * 0 + 0.3}}
+
+    found = verdicts(made_up(models, bounds=bounds, metric=metric))
+    assert found.get(("depth", "in")) == verdict
 
 
 def test_without_a_recipe_of_labels_alone_nothing_is_said_of_the_method():
