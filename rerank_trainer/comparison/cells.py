@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import logging
+import os
 import random
 import shutil
 import time
@@ -22,6 +23,7 @@ import torch
 from transformers import PrinterCallback
 
 from rerank_trainer.comparison.budgets import Spending, Steps
+from rerank_trainer.comparison.environment import environment
 from rerank_trainer.comparison.plan import TEACHER, UNTRAINED, Cell, Plan
 from rerank_trainer.comparison.recipes import CONTRASTIVE, Stage
 from rerank_trainer.data.columns import GROUP_FEATURES
@@ -72,8 +74,8 @@ def run_cell(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> None:
     try:
         evaluations, facts = _outcome(plan, cell, on_share)
     except Exception as error:  # noqa: BLE001  a cell that fails must not lose the others; its error is kept and shown
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise  # the others would fail, too
+        if _is_full_disk(error):  # the others would fail, too
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, found by {cell}") from error
         logger.warning("%s failed: %s: %s", cell, type(error).__name__, error)
         failure = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
         write_whole(folder / FAILURE_FILE, _json({"cell": vars(cell), **failure}))
@@ -92,9 +94,19 @@ def run_cell(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> None:
         "begun": begun,
         "seconds_in_all": time.time() - begun,
         "found_share": found,
+        "environment": environment(arguments(plan, Cell(TEACHER), {}).device),
         **facts,
     }
     write_whole(folder / RESULT_FILE, _json(finished))
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    """Whether a disk or its quota is full; safetensors and others raise errors of their own that say so in words."""
+    full = [errno.ENOSPC, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else [])]
+    if (isinstance(error, OSError) and error.errno in full) or any(os.strerror(code) in str(error) for code in full):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and _is_full_disk(cause)
 
 
 def _outcome(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> tuple[dict[str, Evaluation], dict[str, Any]]:

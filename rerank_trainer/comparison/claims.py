@@ -72,8 +72,12 @@ def _create(path: Path, content: str) -> bool:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(content)
+    except OSError:  # the disk is full: an empty lock would be nobody's, and yet keep others out for a while
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,12 @@ import jinja2
 
 from rerank_trainer.comparison.advice import Advice
 from rerank_trainer.comparison.contrasts import Contrast
+from rerank_trainer.comparison.environment import environment
 from rerank_trainer.comparison.plan import CEILING, FIRST_STAGE, TEACHER
 from rerank_trainer.comparison.results import Results
 from rerank_trainer.comparison.tables import Row, legend
 
 NUM_QUERIES = 10  # wins and losses that are shown, each
-_LIBRARIES = (
-    "rerank_trainer",
-    "torch",
-    "transformers",
-    "datasets",
-    "accelerate",
-    "peft",
-    "sentence-transformers",
-    "scipy",
-)
 _TEMPLATE = Path(__file__).with_name("report.html")
 # Under each chart.
 _CAPTIONS = {
@@ -62,10 +52,8 @@ def as_html(
         charts: SVG elements by name, to stand in the page.
         texts: For each evaluation set the texts of its queries by id; None shows ids alone.
     """
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    engine = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    template = engine.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         results=results,
         legend=legend(results),
@@ -79,17 +67,27 @@ def as_html(
         failures=[(str(outcome.cell), outcome.error) for outcome in results.failures],
         warnings=_warnings(results),
         settings=json.dumps(results.settings, indent=1),
-        environment=environment_of_report(),
+        environment=_environments(results),
+        recipes=_recipes(results),
         lists=_lists(results),
     )
 
 
-def environment_of_report() -> dict[str, str]:
-    """Versions of what the figures depend on, and the kind of machine; no name of a machine or user."""
-    import torch
+def _environments(results: Results) -> dict[str, str]:
+    """What the finished cells have noted, each value once, with the number of its cells where there are several.
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-    return {"Python": platform.python_version(), "device": device, **{name: version(name) for name in _LIBRARIES}}
+    Where no cell has noted anything, because an older version has run them, it is the environment of this process.
+    """
+    noted = [o.facts["environment"] for o in results.outcomes if "environment" in o.facts] or [environment()]
+    found = {}
+    for name in dict.fromkeys(name for own in noted for name in own):
+        counts = Counter(own[name] for own in noted if name in own)
+        shown = [
+            value if len(counts) == 1 else f"{value} ({num} of {len(noted)} cells)"
+            for value, num in counts.most_common()
+        ]
+        found[name] = ", ".join(shown)
+    return found
 
 
 def wins_and_losses(results: Results, texts: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -131,6 +129,22 @@ def _cells(results: Results) -> list[dict[str, Any]]:
         for outcome in results.outcomes
         if outcome.error is None and "left_out" not in outcome.facts
     ]
+
+
+def _recipes(results: Results) -> dict[str, str]:
+    """What each recipe does, in words: its stages with their arguments, and their shares where there are several."""
+    found = {}
+    for name, recipe in results.settings["recipes"].items():
+        stages = recipe.get("stages", ())
+        total = sum(stage["share"] for stage in stages)
+        said = []
+        for stage in stages:
+            own = [f"{argument}={value}" for argument, value in stage["arguments"].items()]
+            own += ["an objective of its own"] if stage["objective"] else []
+            share = f"{stage['share'] / total:.0%} " if len(stages) > 1 else ""
+            said.append(f"{share}{stage['method']}" + (f" ({', '.join(own)})" if own else ""))
+        found[name] = ", then ".join(said)
+    return {name: text for name, text in found.items() if text}
 
 
 def _lists(results: Results) -> list[dict[str, Any]]:

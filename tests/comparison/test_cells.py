@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from rerank_trainer.comparison import cells
 from rerank_trainer.comparison import progress as module
 from rerank_trainer.comparison.budgets import Seconds, Spending, Steps, Tokens
 from rerank_trainer.comparison.cells import groups_taken, next_groups
@@ -69,6 +72,39 @@ def test_the_learning_rate_follows_the_share_of_the_tokens():
     assert spending.num_tokens == 100
 
 
+def failing(error):
+    def outcome(plan, cell, on_share):
+        raise RuntimeError("the model could not be saved") from error
+
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError('I/O error: Os { code: 28, kind: StorageFull, message: "No space left on device" }'),
+    ],
+)
+def test_a_full_disk_ends_the_comparison_whoever_says_so(tmp_path, monkeypatch, error):
+    monkeypatch.setattr(cells, "_outcome", failing(error))
+    cell, plan = Cell("cl", "small", 0), SimpleNamespace(cell_folder=lambda cell: tmp_path / cell.key)
+    with pytest.raises(OSError, match="found by small cl seed 0") as raised:
+        cells.run_cell(plan, cell, lambda share: None)
+
+    assert raised.value.errno == errno.ENOSPC
+    assert not list(tmp_path.rglob("failure.json"))
+
+
+def test_any_other_failure_is_kept_with_its_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "_outcome", failing(PermissionError(errno.EACCES, "Permission denied")))
+    plan = SimpleNamespace(cell_folder=lambda cell: tmp_path)
+    cells.run_cell(plan, Cell("cl", "small", 0), lambda share: None)
+
+    assert "could not be saved" in (tmp_path / "failure.json").read_text()
+
+
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(seconds=0.0)
@@ -89,20 +125,20 @@ def test_the_time_left_follows_from_cells_of_the_same_student(clock):
 
 
 def test_the_time_left_is_not_guessed_before_anything_is_known(clock):
-    cells = [Cell("teacher"), Cell("cl", "small", 0), Cell("cl", "small", 1)]
-    with ComparisonProgress(cells, {}, show=False) as bar:
+    all_cells = [Cell("teacher"), Cell("cl", "small", 0), Cell("cl", "small", 1)]
+    with ComparisonProgress(all_cells, {}, show=False) as bar:
         assert bar.seconds_left() is None
-        bar.begin(cells[1])
+        bar.begin(all_cells[1])
         clock.seconds = 9.0
         bar.on_share(0.5)  # 9 seconds for half of the training, which is 0.9 of a cell
-        bar.taken[cells[0]] = 1.0
+        bar.taken[all_cells[0]] = 1.0
         assert bar.seconds_left() == pytest.approx(20 + 20 - 9)
 
 
 def test_the_bar_says_which_cell_runs_and_what_is_left(clock, capsys):
-    cells = [Cell("cl", "small", seed) for seed in (0, 1)]
-    with ComparisonProgress(cells, {cells[0]: 90.0}, show=True) as bar:
-        bar.begin(cells[1])
+    both = [Cell("cl", "small", seed) for seed in (0, 1)]
+    with ComparisonProgress(both, {both[0]: 90.0}, show=True) as bar:
+        bar.begin(both[1])
 
     shown = capsys.readouterr().err
     assert "small cl seed 1:  50%" in shown and "1.0/2 cells" in shown and "about 01:30 left" in shown

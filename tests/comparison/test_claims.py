@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from rerank_trainer.comparison import claims
 from rerank_trainer.comparison.claims import claim, holder
 
 
@@ -80,3 +82,16 @@ def test_who_was_taken_over_leaves_the_new_lock_alone(tmp_path):
         lock.write_text("of another job")
 
     assert lock.read_text() == "of another job"
+
+
+def test_a_lock_that_could_not_be_written_is_not_left_behind(tmp_path, monkeypatch):
+    def full(descriptor, mode):
+        os.close(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(claims.os, "fdopen", full)
+    with pytest.raises(OSError, match="No space left"):
+        claim(tmp_path / "cell.lock")
+    monkeypatch.undo()
+
+    assert claim(tmp_path / "cell.lock") is not None

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -15,6 +16,7 @@ from rerank_trainer.comparison.advice import advise
 from rerank_trainer.comparison.charts import draw_charts, inline_svg, save_chart
 from rerank_trainer.comparison.contrasts import contrasts
 from rerank_trainer.comparison.plan import Cell
+from rerank_trainer.comparison.recipes import RECIPES
 from rerank_trainer.comparison.report import NUM_QUERIES, as_html, wins_and_losses
 from rerank_trainer.comparison.tables import table_rows
 from tests.comparison.made_up import made_up, noise
@@ -109,6 +111,28 @@ def test_wins_and_losses_are_those_that_differ_most(results):
     assert (found["recipe"], found["against"]) == ("kd", "cl")
     assert [line[0] for line in found["wins"]] == pytest.approx(differences[::-1][:NUM_QUERIES])
     assert found["num_wins"] == sum(value > 0 for value in differences)
+
+
+def test_the_environment_is_that_of_the_cells_and_not_of_whoever_writes_the_page(results, tmp_path):
+    devices = ["GPU of the house", "GPU of the house", "another GPU"]
+    noted = [
+        replace(outcome, facts={**outcome.facts, "environment": {"device": devices[place % 3]}})
+        for place, outcome in enumerate(results.outcomes[:6])
+    ]
+    shown = page(replace(results, outcomes=(*noted, *results.outcomes[6:])), tmp_path)
+
+    assert "<li>device: GPU of the house (4 of 6 cells), another GPU (2 of 6 cells)</li>" in shown
+    assert "CPU (" not in shown
+
+
+def test_the_page_says_what_its_recipes_do(results, tmp_path):
+    plain = {name: RECIPES[name].settings for name in ("cl", "kd", "cl+kd", "cl>kd")}
+    results = replace(results, settings={**results.settings, "recipes": plain})
+    shown = page(results, tmp_path)
+
+    assert "<li><b>kd</b>: distill (objective=paper)</li>" in shown
+    assert "<li><b>cl+kd</b>: distill (objective=kl, label_weight=0.3)</li>" in shown
+    assert "50% contrastive (objective=paper), then 50% distill (objective=paper)</li>" in shown
 
 
 def browse(html, tmp_path, *options):
