@@ -22,6 +22,10 @@ _BAD_INPUT = (ValueError, OSError, ImportError)
 _OK, _FAILED, _REFUSED, _INTERRUPTED = 0, 1, 2, 130
 
 
+class Incomplete(RuntimeError):
+    """A command that did less than it was asked for; its message says all that a user needs."""
+
+
 @dataclass(frozen=True)
 class Command:
     """What the command line knows of a command.
@@ -84,7 +88,8 @@ def main(line: Sequence[str] | None = None) -> int:
         from rerank_trainer.teachers.endpoints.errors import EndpointError
 
         # what a service answers is told in a line; anything else may need the whole story to be understood
-        return _told(name, error, _FAILED, whole="--traceback" in words or not isinstance(error, EndpointError))
+        is_clear = isinstance(error, EndpointError | Incomplete)
+        return _told(name, error, _FAILED, whole="--traceback" in words or not is_clear)
 
 
 def _called(name: str, words: Sequence[str]) -> int:

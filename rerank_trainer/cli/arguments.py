@@ -45,7 +45,7 @@ class _Parser(HfArgumentParser):
 
 
 class _Help(argparse.HelpFormatter):
-    """One name and a short placeholder for each flag, and its default where it has one."""
+    """One name and a short placeholder for each flag, its default where it has one, and whether it must be given."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         kind = getattr(action.type, "__name__", "")
@@ -59,7 +59,8 @@ class _Help(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         default = action.default
         words = " ".join(map(str, default)) if isinstance(default, list) else getattr(default, "value", default)
-        return (action.help or "") + ("" if default is None or default is False else f" (default: {words})")
+        known = "" if default is None or default is False else f" (default: {words})"
+        return (action.help or "") + (" (required)" if action.required else known)
 
 
 class _Yaml(yaml.SafeLoader):
@@ -163,7 +164,7 @@ def help_text(name: str, summary: str, types: Sequence[type[Any]], *, everything
     """The help of a command: its flags by dataclass; of inherited ones only those often used, unless all are wanted."""
     parser = _Parser(types, prog=f"rerank-trainer {name}")
     flags, formatter = _flags_of(parser), _Help(parser.prog, max_help_position=32, width=100)
-    formatter.add_text(f"{summary[0].upper()}{summary[1:]}.")
+    formatter.add_text(f"{summary[0].upper()}{summary[1:]}{'' if summary.endswith('?') else '.'}")
     hidden = False
     for kind in types:
         own = [field.name for field in dataclasses.fields(kind) if field.name in vars(kind)["__annotations__"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rerank_trainer.cli import Incomplete
 from rerank_trainer.cli.arguments import read_mapping
 from rerank_trainer.cli.objects import groups_of, previewed, sets_of, teacher_of
 from rerank_trainer.cli.options import CompareOptions
@@ -20,11 +21,12 @@ def run(options: CompareOptions) -> None:
     try:
         comparison = compare(**given, show_progress_bar=True, **{name: getattr(options, name) for name in _OF_RUNS})
     except OSError as error:
-        raise RuntimeError(f"the comparison stopped: {error}. What is finished stays") from error
+        raise Incomplete(f"the comparison stopped: {error}. What is finished stays") from error
     print(comparison)
     print(f"the report: {comparison.report}")
     if failed := len(comparison.results.failures):
-        raise RuntimeError(f"{failed} cells failed, and the others are judged; --retry_failed runs them again")
+        cells = "1 cell" if failed == 1 else f"{failed} cells"
+        raise Incomplete(f"{cells} failed, and the others are judged; --retry_failed runs what failed again")
 
 
 def plan(options: CompareOptions) -> dict[str, str]:

@@ -65,11 +65,17 @@ def lines_for_bars(*, seconds: float) -> Iterator[None]:
 
 
 def _write_line(bar: Any) -> None:
-    """Write how far a bar is, as "Scoring: 45% (450/1000), 00:10 gone, 00:12 left, 45.0pair/s"."""
+    """Write how far a bar is, as "Scoring: 45% (450/1000), 00:10 gone, 00:12 left, 45.0pair/s".
+
+    What a bar's own format leaves out, because it knows better, is left out here, too.
+    """
     said = {**bar.format_dict, "prefix": ""}
     what = f"{bar.desc.rstrip(': ')}: " if bar.desc else ""
-    how_far = "{percentage:.0f}% ({n_fmt}/{total_fmt})" if bar.total else "{n_fmt}"
-    left = ", {remaining} left" if bar.total else ""
-    said["bar_format"] = f"{how_far}, {{elapsed}} gone{left}, {{rate_fmt}}{{postfix}}"
+    own_format = bar.bar_format or "{remaining}{rate_fmt}"
+    done = f"{bar.n:.1f}" if isinstance(bar.n, float) else "{n_fmt}"
+    how_far = f"{{percentage:.0f}}% ({done}/{{total_fmt}})" if bar.total else done
+    left = ", {remaining} left" if bar.total and "{remaining" in own_format else ""
+    rate = ", {rate_fmt}" if "{rate_fmt" in own_format else ""
+    said["bar_format"] = f"{how_far}, {{elapsed}} gone{left}{rate}{{postfix}}"
     bar.fp.write(f"{what}{tqdm.format_meter(**said)}\n")
     bar.fp.flush()

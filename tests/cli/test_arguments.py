@@ -110,6 +110,7 @@ def test_help_shows_every_flag_once_with_its_default():
 
     assert "Do it." in shown and "A part with a name:" in shown
     assert all(shown.count(f"--{name} ") == 1 for name in ("name", "rate", "count", "order", "is_quick", "metrics"))
+    assert "what it is called (required)" in shown and shown.count("(required)") == 1
     assert "--rate X" in shown and "how fast (default: 0.5)" in shown and "--order up|down" in shown
 
 
@@ -120,3 +121,7 @@ def test_help_hides_rare_arguments_of_transformers_until_all_are_asked_for():
 
     assert "--passages_per_query N" in short and "--bf16" in short and "--help-all" in short
     assert "--adam_beta1" not in short and "--adam_beta1 X" in whole and "--help-all" not in whole
+
+
+def test_a_summary_that_asks_has_one_mark():
+    assert "This or that?\n" in help_text("test", "this or that?", [Options], everything=False)

@@ -12,6 +12,8 @@ import pytest
 from tqdm import tqdm
 
 from rerank_trainer.cli.console import console, lines_for_bars
+from rerank_trainer.comparison.plan import Cell
+from rerank_trainer.comparison.progress import ComparisonProgress
 
 
 def test_a_bar_is_a_plain_line_with_percentage_and_time_left():
@@ -37,6 +39,16 @@ def test_a_bar_without_a_total_counts():
         tqdm(file=stream, unit="pair", mininterval=0).update(3)
 
     assert re.match(r"3, 00:00 gone, .*pair/s", stream.getvalue().splitlines()[-1])
+
+
+def test_a_bar_that_knows_the_time_left_itself_says_it_once_and_in_short_numbers(capsys):
+    cells = [Cell("teacher"), Cell("cl", "small", 0), Cell("cl", "small", 1)]
+    with lines_for_bars(seconds=0.0), ComparisonProgress(cells, {cells[0]: 5.0}, show=True) as bar:
+        bar.begin(cells[1])
+        bar.on_share(1 / 7)
+
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"small cl seed 0: 38% \(1\.1/3\), 00:00 gone, about 00:00 left", line)
 
 
 @pytest.mark.parametrize("leave", [True, False])
