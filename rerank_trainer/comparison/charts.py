@@ -144,6 +144,7 @@ def _seconds(results: Results) -> Any:
         return None
     figure = _figure(height=_SIZE[1] * (0.35 + 0.65 * len(domains)))
     colours, markers = _colours(results.recipes), _markers(results.students)
+    bounds: dict[str, tuple[str, str, str]] = {}
     all_axes = figure.subplots(len(domains), 1, squeeze=False, sharex=True)[:, 0]
     for axes, (domain, sets) in zip(all_axes, domains.items(), strict=True):
         for student, recipe, seconds in points:
@@ -153,16 +154,13 @@ def _seconds(results: Results) -> Any:
             value = np.mean([results.mean(recipe, name) for name in sets])
             if not math.isnan(value):
                 axes.axhline(value, color=_INK, linestyle=line, linewidth=0.9)
-                axes.annotate(
-                    recipe, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
-                )
+                bounds[recipe] = (_INK, line, recipe)  # in the legend: beside the line it would stand on points
         axes.set(ylabel=results.metric)
         axes.set_title(domain, fontsize=9, loc="left")
     all_axes[-1].set_xlabel("seconds of training")
     all_axes[-1].locator_params(axis="x", nbins=5)
-    _legend(
-        all_axes[0], [(colours[r], "o", r) for r in results.recipes] + [(_INK, markers[s], s) for s in results.students]
-    )
+    entries = [(colours[r], "o", r) for r in results.recipes] + [(_INK, markers[s], s) for s in results.students]
+    _legend(all_axes[0], [*entries, *bounds.values()])
     return figure
 
 

@@ -18,11 +18,13 @@ from rerank_trainer.comparison.advice import Advice
 from rerank_trainer.comparison.contrasts import Contrast
 from rerank_trainer.comparison.environment import environment
 from rerank_trainer.comparison.plan import CEILING, FIRST_STAGE, TEACHER
+from rerank_trainer.comparison.recipes import CONTRASTIVE, DISTILL
 from rerank_trainer.comparison.results import Results
 from rerank_trainer.comparison.tables import Row, legend
 
 NUM_QUERIES = 10  # wins and losses that are shown, each
 _TEMPLATE = Path(__file__).with_name("report.html")
+_METHODS = {CONTRASTIVE: "learns from labels", DISTILL: "learns from the teacher"}
 # Under each chart.
 _CAPTIONS = {
     "gain": "What recipes with a teacher gain, against the teacher's lead over the same student without it. A point is "
@@ -141,8 +143,8 @@ def _recipes(results: Results) -> dict[str, str]:
         for stage in stages:
             own = [f"{argument}={value}" for argument, value in stage["arguments"].items()]
             own += ["an objective of its own"] if stage["objective"] else []
-            share = f"{stage['share'] / total:.0%} " if len(stages) > 1 else ""
-            said.append(f"{share}{stage['method']}" + (f" ({', '.join(own)})" if own else ""))
+            share = f"{stage['share'] / total:.0%} of the budget " if len(stages) > 1 else ""
+            said.append(f"{share}{_METHODS[stage['method']]}" + (f" ({', '.join(own)})" if own else ""))
         found[name] = ", then ".join(said)
     return {name: text for name, text in found.items() if text}
 

@@ -130,9 +130,12 @@ def test_the_page_says_what_its_recipes_do(results, tmp_path):
     results = replace(results, settings={**results.settings, "recipes": plain})
     shown = page(results, tmp_path)
 
-    assert "<li><b>kd</b>: distill (objective=paper)</li>" in shown
-    assert "<li><b>cl+kd</b>: distill (objective=kl, label_weight=0.3)</li>" in shown
-    assert "50% contrastive (objective=paper), then 50% distill (objective=paper)</li>" in shown
+    assert "<li><b>kd</b>: learns from the teacher (objective=paper)</li>" in shown
+    assert "<li><b>cl+kd</b>: learns from the teacher (objective=kl, label_weight=0.3)</li>" in shown
+    assert (
+        "50% of the budget learns from labels (objective=paper), then 50% of the budget learns from the teacher"
+        in shown
+    )
 
 
 def browse(html, tmp_path, *options):
