@@ -18,7 +18,7 @@ from rerank_trainer.comparison.cells import FAILURE_FILE, RESULT_FILE, is_over, 
 from rerank_trainer.comparison.claims import STALE_AFTER, claim, holder
 from rerank_trainer.comparison.contrasts import Contrast, contrasts
 from rerank_trainer.comparison.plan import FIRST_STAGE, TEACHER, Cell, Plan
-from rerank_trainer.comparison.planning import make_plan
+from rerank_trainer.comparison.planning import make_plan, refuse_what_cannot_open
 from rerank_trainer.comparison.progress import ComparisonProgress, without_other_bars
 from rerank_trainer.comparison.recipes import RECIPES, Recipe
 from rerank_trainer.comparison.report import as_html
@@ -155,7 +155,8 @@ def compare(
 
     Raises:
         ValueError: If a recipe is not known, needs a teacher and there is none, an evaluation set has nothing relevant,
-            arguments are decided elsewhere, or the folder was made with other settings (the difference is shown).
+            a model given by name cannot be opened, arguments are decided elsewhere, or the folder was made with other
+            settings (the difference is shown).
         OSError: If the disk is full; what is finished stays readable.
 
     >>> compare("student", None, "train.jsonl", {}, budget={"steps": 5}, output_dir="out", recipes=["cl", "dk"])
@@ -178,6 +179,7 @@ def compare(
         args=args,
         save_models=save_models,
     )
+    refuse_what_cannot_open(plan)
     plan.write_settings()
     if retry_failed:
         for cell in plan.cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import datasets
 
 from rerank_trainer.comparison.budgets import Budget, as_budget
-from rerank_trainer.comparison.cells import arguments
-from rerank_trainer.comparison.plan import UNTRAINED, Cell, Plan, checked_arguments
+from rerank_trainer.comparison.cells import arguments, is_over
+from rerank_trainer.comparison.plan import TEACHER, UNTRAINED, Cell, Plan, checked_arguments
 from rerank_trainer.comparison.recipes import Recipe, as_recipes
 from rerank_trainer.comparison.students import as_students
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.evaluation.evaluator import RerankEvaluator
+from rerank_trainer.models.preview import CheckpointPreview, preview_checkpoint
 from rerank_trainer.trainers.arguments import RerankTrainingArguments
 
 
@@ -63,6 +65,32 @@ def make_plan(
             "output_dir, one a device (CUDA_VISIBLE_DEVICES); they divide the cells."
         )
     return plan
+
+
+def refuse_what_cannot_open(plan: Plan) -> None:
+    """Refuse models given by name that no cell could open, by all of their files but the weights.
+
+    Students and teacher whose cells are over are not looked at; they may be gone.
+
+    Raises:
+        ValueError: Naming the student, or the teacher.
+    """
+    left = [cell for cell in plan.cells if not is_over(plan, cell)]
+    for name in dict.fromkeys(cell.student for cell in left if cell.student):
+        if isinstance(model := plan.students[name].model, str | Path):
+            given: Any = arguments(plan, Cell(UNTRAINED, name), {}).model_init_kwargs or {}
+            _previewed(model, f"student {name!r}", given)
+    if Cell(TEACHER) in left and isinstance(plan.teacher, str | Path):
+        if not _previewed(plan.teacher, "teacher", {}).has_head:
+            raise ValueError(f"teacher {plan.teacher}: its head is freshly initialised. Give a trained reranker.")
+
+
+def _previewed(model: str | Path, who: str, given: Mapping[str, Any]) -> CheckpointPreview:
+    known = inspect.signature(preview_checkpoint).parameters
+    try:
+        return preview_checkpoint(model, **{name: value for name, value in given.items() if name in known})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{who}, {model}: {error}") from error
 
 
 def as_arguments(args: RerankTrainingArguments | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -277,6 +277,8 @@ def test_jobs_that_share_a_folder_divide_the_cells(tmp_path, without_writing, mo
             r"lr_scheduler_type needs the number of steps",
         ),
         ({"budget": {"seconds": 1}, "args": {"warmup_steps": 5}}, r"warmup_steps=5: how many steps"),
+        ({"students": {"a": "no/such-model"}}, r"student 'a', no/such-model: "),
+        ({"teacher": "no/such-model"}, r"teacher, no/such-model: "),
     ],
 )
 def test_bad_input_is_refused_before_any_work(tmp_path, given, message):
