@@ -17,7 +17,7 @@ from rerank_trainer.comparison.budgets import Budget
 from rerank_trainer.comparison.cells import FAILURE_FILE, RESULT_FILE, is_over, run_cell
 from rerank_trainer.comparison.claims import STALE_AFTER, claim, holder
 from rerank_trainer.comparison.contrasts import Contrast, contrasts
-from rerank_trainer.comparison.plan import FIRST_STAGE, TEACHER, Cell, Plan
+from rerank_trainer.comparison.plan import FIRST_STAGE, SETTINGS_FILE, TEACHER, Cell, Plan
 from rerank_trainer.comparison.planning import make_plan, refuse_what_cannot_open
 from rerank_trainer.comparison.progress import ComparisonProgress, without_other_bars
 from rerank_trainer.comparison.recipes import RECIPES, Recipe
@@ -180,7 +180,7 @@ def compare(
         save_models=save_models,
     )
     refuse_what_cannot_open(plan)
-    plan.write_settings()
+    _write_settings(plan, stale_after)
     if retry_failed:
         for cell in plan.cells:
             (plan.cell_folder(cell) / FAILURE_FILE).unlink(missing_ok=True)
@@ -189,6 +189,15 @@ def compare(
     _warn_of_teacher(comparison.results)
     comparison.write(texts=_texts(plan) if show_texts else None)
     return comparison
+
+
+def _write_settings(plan: Plan, stale_after: float) -> None:
+    """Write them, one job after the other: each reads what is there and adds its students, recipes and seeds."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    while (own := claim(plan.folder / f"{SETTINGS_FILE}.lock", stale_after=stale_after)) is None:
+        time.sleep(_WAIT / 10)
+    with own:
+        plan.write_settings()
 
 
 def _run(plan: Plan, *, stale_after: float, show_progress_bar: bool | None) -> None:

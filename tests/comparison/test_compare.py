@@ -9,7 +9,9 @@ import logging
 import multiprocessing
 import random
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from rerank_trainer.comparison import cells
 from rerank_trainer.comparison import compare as module
 from rerank_trainer.comparison.budgets import Steps
+from rerank_trainer.comparison.claims import claim
 from rerank_trainer.comparison.compare import Comparison, compare
 from rerank_trainer.comparison.plan import Cell
 from rerank_trainer.comparison.planning import make_plan
@@ -217,6 +220,14 @@ def test_a_full_disk_leaves_what_is_finished_readable(own, monkeypatch, without_
 
 
 def _job(folder, number):
+    run_cell = module.run_cell
+
+    def noted(plan, cell, on_share):
+        with (folder / f"ran-{number}").open("a") as file:
+            file.write(f"{cell}\n")
+        run_cell(plan, cell, on_share)
+
+    module.run_cell = noted
     run(folder, students={"a": STUDENTS["a"]}, recipes=["cl", "kd"], seeds=2, budget=Steps(2))
 
 
@@ -247,6 +258,22 @@ def test_jobs_that_share_a_folder_divide_the_cells(tmp_path, without_writing, mo
     assert [job.exitcode for job in jobs] == [0, 0]
     results = Comparison.read(tmp_path).results
     assert len(results.outcomes) == 6 and not results.failures
+    ran = [cell for path in tmp_path.glob("ran-*") for cell in path.read_text().splitlines()]
+    assert sorted(ran) == sorted(str(outcome.cell) for outcome in results.outcomes)  # each of them once
+
+
+def test_settings_are_written_by_one_job_after_the_other(tmp_path):
+    written = []
+    plan = SimpleNamespace(folder=tmp_path / "out", write_settings=lambda: written.append("settings"))
+    plan.folder.mkdir()
+    with claim(plan.folder / "compare.json.lock"):
+        job = threading.Thread(target=module._write_settings, args=(plan, 60.0))
+        job.start()
+        job.join(0.5)
+        assert written == []
+    job.join(10)
+
+    assert written == ["settings"] and list(plan.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
