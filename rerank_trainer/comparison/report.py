@@ -164,5 +164,7 @@ def _lists(results: Results) -> list[dict[str, Any]]:
 
 def _warnings(results: Results) -> list[str]:
     found = [warning for outcome in results.of(TEACHER) for warning in outcome.facts.get("warnings", ())]
-    found += [f"{student} was not judged untrained: {why}." for student, why in results.left_out.items()]
-    return found
+    reasons: dict[str, list[str]] = {}
+    for student, why in results.left_out.items():
+        reasons.setdefault(why, []).append(student)
+    return found + [f"Not judged untrained: {', '.join(students)}; {why}." for why, students in reasons.items()]

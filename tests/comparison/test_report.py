@@ -18,6 +18,7 @@ from rerank_trainer.comparison.contrasts import contrasts
 from rerank_trainer.comparison.plan import Cell
 from rerank_trainer.comparison.recipes import RECIPES
 from rerank_trainer.comparison.report import NUM_QUERIES, as_html, wins_and_losses
+from rerank_trainer.comparison.results import Outcome
 from rerank_trainer.comparison.tables import table_rows
 from tests.comparison.made_up import made_up, noise
 
@@ -123,6 +124,14 @@ def test_the_environment_is_that_of_the_cells_and_not_of_whoever_writes_the_page
 
     assert "<li>device: GPU of the house (4 of 6 cells), another GPU (2 of 6 cells)</li>" in shown
     assert "CPU (" not in shown
+
+
+def test_students_that_were_not_judged_untrained_are_named_together(results, tmp_path):
+    without = [Outcome(Cell("untrained", student), facts={"left_out": "its head is new"}) for student in "ab"]
+    shown = page(replace(results, outcomes=(*results.outcomes, *without)), tmp_path)
+
+    assert shown.count("its head is new") == 1
+    assert "<li>Not judged untrained: a, b; its head is new.</li>" in shown
 
 
 def test_the_page_says_what_its_recipes_do(results, tmp_path):
