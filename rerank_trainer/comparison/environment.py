@@ -7,10 +7,10 @@ from importlib.metadata import version
 
 import torch
 
+from rerank_trainer import __version__
 from rerank_trainer.models.placement import own_device
 
 _LIBRARIES = (
-    "rerank_trainer",
     "torch",
     "transformers",
     "datasets",
@@ -26,4 +26,6 @@ def environment(device: torch.device | None = None) -> dict[str, str]:
     device = own_device() if device is None else device
     is_gpu = device.type == "cuda"
     kind = torch.cuda.get_device_name(device) if is_gpu else f"{device.type.upper()} ({platform.machine()})"
-    return {"Python": platform.python_version(), "device": kind, **{name: version(name) for name in _LIBRARIES}}
+    return {"Python": platform.python_version(), "device": kind, "rerank_trainer": __version__} | {
+        name: version(name) for name in _LIBRARIES
+    }
