@@ -215,8 +215,8 @@ def _budget(results: Results, student: str, resamples: dict[str, Any]) -> list[A
     if not (worse := [f"{domain} {tested.text}" for domain, tested in found.items() if tested.verdict < 0]):
         return []
     text = (
-        f"Even by {best}, its best recipe, it ranks worse than the first stage: {'; '.join(worse)}. Train longer, or on "
-        "such data, first."
+        f"Even by {best}, its best recipe, it ranks worse than the first stage: {'; '.join(worse)}. Train longer, or "
+        "on such data, first."
     )
     return [Advice("budget", student, TRAIN_LONGER, text)]
 
