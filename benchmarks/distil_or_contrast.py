@@ -46,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=30, help="BM25 candidates reranked")
     parser.add_argument("--max_length", type=int, default=128)
     parser.add_argument("--layers", type=int, nargs="+", default=[2, 3, ALL_LAYERS], help="one student for each")
+    parser.add_argument("--rate", type=float, help="peak rate of these students, if not the teacher's")
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     parser.add_argument("--num_seeds", type=int, default=3)
     parser.add_argument("--teacher_only", action="store_true", help="train the teacher and stop")
@@ -54,6 +55,12 @@ def parse_args() -> argparse.Namespace:
 
 def loading(options: argparse.Namespace, layers: int) -> dict[str, Any]:
     return {"keep_layers": layers, "max_length": options.max_length, **NO_DROPOUT}
+
+
+def student(options: argparse.Namespace, layers: int) -> Student:
+    own = {} if options.rate is None else {"learning_rate": options.rate}
+    name = f"{layers} layers" + (f", rate {options.rate:g}" if own else "")
+    return Student(get_model_path(), name, {"model_init_kwargs": loading(options, layers), **own})
 
 
 def train_teacher(options: argparse.Namespace) -> Path:
@@ -81,10 +88,7 @@ def main() -> None:
     decided = ("output_dir", "seed", "num_train_epochs", "save_strategy")  # by `compare`
     settings = {name: value for name, value in arguments(options, "", 0).items() if name not in decided}
     comparison = compare(
-        students={
-            f"{layers} layers": Student(get_model_path(), arguments={"model_init_kwargs": loading(options, layers)})
-            for layers in options.layers
-        },
+        students=[student(options, layers) for layers in options.layers],
         teacher=teacher,
         train=training_groups(options.num_groups),
         eval_sets={name: evaluation_groups(name, options) for name in (*IN_DOMAIN, *OUT_OF_DOMAIN)},
