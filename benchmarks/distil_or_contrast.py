@@ -28,12 +28,12 @@ from real_collections import (
     evaluation_groups,
     training_groups,
 )
+from which_objective import LEARNING_RATE
 
 from rerank_trainer import ContrastiveRerankTrainer, RerankTrainingArguments, Steps, Student, compare
 from rerank_trainer.comparison.recipes import RECIPES
 
 TEACHER_SEED, ALL_LAYERS = 100, 6
-LEARNING_RATE = 1e-4  # that of which_objective.py
 
 
 def parse_args() -> argparse.Namespace:

@@ -258,7 +258,6 @@ def run_cell(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
         reranker = None
     elif name in TEACHERS:
         reranker = Reranker.from_pretrained(train_teacher(TEACHERS[name], options))
-        reranker.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     else:
         trainer = train(all_settings()[name], seed, options, f"student-{options.part[0]}")
         reranker = trainer.reranker

@@ -114,12 +114,10 @@ def _outcome(plan: Plan, cell: Cell, on_share: Callable[[float], None]) -> tuple
         return _of_teacher(plan, plan.cell_folder(cell))
     if cell.recipe == UNTRAINED:
         student = plan.students[cell.student]
-        args = arguments(plan, cell, {})
-        reranker = as_student(student.start(), args, **_loading(student.options))
+        reranker = as_student(student.start(), arguments(plan, cell, {}), **_loading(student.options))
         size = {"num_parameters": num_parameters(reranker.model)[1]}
         if reranker.fresh_parameters:
             return {}, {"left_out": "its head is freshly initialised, so its scores would be random", **size}
-        place(reranker.model, args.device)
         return _judged(plan, reranker), size
     reranker, facts = _trained(plan, cell, on_share)
     return _judged(plan, reranker), facts

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from rerank_trainer.data.formats import load_groups
 from rerank_trainer.data.rankings import hold_minus_ranks
-from rerank_trainer.models.placement import is_placed
+from rerank_trainer.models.placement import place
 from rerank_trainer.models.reranker import Reranker
 from rerank_trainer.objectives.mixed import MixedObjective
 from rerank_trainer.objectives.naming import (
@@ -178,8 +178,8 @@ class DistillRerankTrainer(RerankTrainer):
             return
         is_main = args.process_index == 0
         has_fresh_head = bool(self.reranker.fresh_parameters)
-        if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed or is_placed(self.reranker.model)):
-            self.reranker.model.to(args.device)  # where the Trainer puts it next
+        if is_main and not has_fresh_head and not (args.fsdp or args.deepspeed):
+            place(self.reranker.model, args.device)  # where the Trainer puts it next
         predict = partial(self.reranker.predict, show_progress_bar=_shows_progress(args))
         temperature, takes_softmax = args.teacher_temperature, not {"kl", "mixed"}.isdisjoint(objective.names)
         report = check_teacher(
